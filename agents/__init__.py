@@ -1,0 +1,1 @@
+"""Agents: policies that learn in a world."""

@@ -1,0 +1,1 @@
+"""Causal tools: what would have happened under another policy."""

@@ -1,0 +1,1 @@
+"""Estimators for logged bandit data: one file each."""

@@ -1,0 +1,1 @@
+"""Worlds: batched simulators of users, in which the truth is known."""

@@ -1,0 +1,67 @@
+"""The catalogue of parts: find them by walking the folders.
+
+A part is one file. The file's name is the part's name on the command line.
+"""
+
+import importlib
+import inspect
+import pkgutil
+from functools import cache
+
+from simlab.errors import BadInput, nearest
+
+FOLDERS = {
+    "ranker": "simlab.rankers",
+    "policy": "simlab.policies",
+    "world": "envs.users",
+    "click model": "envs.clicks",
+    "agent": "agents",
+    "estimator": "causal.bandit",
+    "dataset": "simlab.datasets",
+}
+"""Where the parts of each kind live."""
+
+_NOT_PARTS = {"contract", "faces", "rollout"}
+
+
+def names(kind: str) -> list[str]:
+    """Return the names of the parts of a kind, without importing them.
+
+    >>> "snips" in names("estimator")
+    True
+    """
+    package = importlib.import_module(FOLDERS[kind])
+    found = [m.name for m in pkgutil.iter_modules(package.__path__) if not m.ispkg]
+    return sorted(n for n in found if n not in _NOT_PARTS and not n.startswith("_"))
+
+
+@cache
+def part(kind: str, name: str) -> type:
+    """Import one part: the class that its file defines.
+
+    A file that defines several public classes says which one is the part with `PART = TheClass`.
+
+    Raises:
+        BadInput: for a name that is not there, with the nearest one.
+    """
+    key = name.replace("-", "_")
+    if key not in names(kind):
+        raise BadInput(f"there is no {kind} named {name}{nearest(key, names(kind))}")
+    module = importlib.import_module(f"{FOLDERS[kind]}.{key}")
+    if hasattr(module, "PART"):
+        chosen = module.PART
+        assert isinstance(chosen, type)
+        return chosen
+    own = [
+        c
+        for n, c in vars(module).items()
+        if inspect.isclass(c) and c.__module__ == module.__name__ and not n.startswith("_")
+    ]
+    if len(own) != 1:
+        raise RuntimeError(f"{module.__name__} defines {len(own)} public classes; name the part with PART = …")
+    return own[0]
+
+
+def all_parts(kind: str) -> dict[str, type]:
+    """Import every part of a kind, by name."""
+    return {name: part(kind, name) for name in names(kind)}

@@ -1,0 +1,1 @@
+"""Rankers: one body that recommends, values, acts, and models rewards and propensities."""

@@ -1,0 +1,9 @@
+"""Distributions over slates: how likely each one is, exactly."""
+
+from simlab.slates.contract import SlateDistribution
+from simlab.slates.deterministic import Deterministic
+from simlab.slates.mixture import Mixture
+from simlab.slates.plackett_luce import PlackettLuce
+from simlab.slates.uniform import Uniform
+
+__all__ = ["Deterministic", "Mixture", "PlackettLuce", "SlateDistribution", "Uniform"]
