@@ -1,0 +1,1 @@
+"""User models: one file is one world."""
