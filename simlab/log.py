@@ -5,7 +5,7 @@ an optional `position`. A log refuses nonsense at the door, in one sentence that
 """
 
 from dataclasses import dataclass, field, fields, replace
-from typing import Self
+from typing import Any, Self
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -18,9 +18,26 @@ VERSION = 1
 """The version of the columns, written into the Parquet schema's metadata."""
 
 
-@dataclass(frozen=True)
+class BadCell(BadInput):
+    """A refusal of one cell. It keeps its place, so that a reader can name the file's own column and row.
+
+    Attributes:
+        column: name of the column.
+        row: row of the log, from 0.
+        why: the rest of the sentence, after the value.
+        value: what the cell holds.
+        slot: place within the row, from 0, or None.
+    """
+
+    def __init__(self, column: str, row: int, why: str, value: object, slot: int | None = None) -> None:
+        at = "" if slot is None else f", slot {slot}"
+        super().__init__(f"column {column}, row {row}{at}: {value} {why}")
+        self.column, self.row, self.why, self.value, self.slot = column, row, why, value, slot
+
+
+@dataclass(frozen=True, eq=False)
 class Log:
-    """Logged rounds.
+    """Logged rounds. Two logs are equal if every value and every dtype is.
 
     Attributes:
         user: user id, from 0.
@@ -34,14 +51,15 @@ class Log:
         slot_propensity: probability of each item at its slot, in (0, 1].
         click: feedback per slot, 0 or 1 (or any finite number, such as a dwell time).
         position: for K = 1, the slot of the page at which the item was shown, from 0.
-        candidates: what could have been shown, where it was not the whole catalogue; -1 pads.
+        candidates: what could have been shown, where it was not the whole catalogue; no repeats; -1 pads
+            the end of a row.
         treatment: arm of an experiment.
         terminated: the user was gone after this round.
         truncated: the round was the last by a time limit.
         policy: name of the logging policy, one for all rounds or one each.
         feature_names: a name for each column of `features`.
-        item_names: the owner's item ids, by our id.
-        user_names: the owner's user ids, by our id.
+        item_names: the owner's item ids, by our id, or empty.
+        user_names: the owner's user ids, by our id, or empty.
 
     Raises:
         BadInput: naming the column, the row and the value that cannot be.
@@ -75,6 +93,24 @@ class Log:
         """Return N, the number of rounds."""
         return self.user.shape[0]
 
+    def __eq__(self, other: object) -> bool:
+        """Compare values, shapes and dtypes; one policy for all rounds equals the same policy in each."""
+        if not isinstance(other, Log):
+            return NotImplemented
+        for f in fields(self):
+            mine, theirs = getattr(self, f.name), getattr(other, f.name)
+            if isinstance(mine, Tensor) and isinstance(theirs, Tensor):
+                if mine.dtype != theirs.dtype or not torch.equal(mine, theirs):
+                    return False
+            elif f.name == "policy":
+                if _spread(mine, len(self)) != _spread(theirs, len(other)):
+                    return False
+            elif isinstance(mine, Tensor) or isinstance(theirs, Tensor) or mine != theirs:
+                return False
+        return True
+
+    __hash__ = None  # type: ignore[assignment]
+
     @property
     def slots(self) -> int:
         """K, the length of a slate."""
@@ -85,20 +121,20 @@ class Log:
         n = len(self)
         if isinstance(index, Tensor) and index.dtype == torch.bool:
             index = index.nonzero().squeeze(1)
-        changed: dict[str, object] = {
-            f.name: getattr(self, f.name)[index] for f in fields(self) if isinstance(getattr(self, f.name), Tensor)
-        }
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        changed: dict[str, Any] = {k: v[index] for k, v in values.items() if isinstance(v, Tensor)}
         if len(self.policy) == n and n > 1:
-            where = torch.arange(n)[index].tolist()
+            at = index.cpu() if isinstance(index, Tensor) else index
+            where = torch.arange(n)[at].tolist()
             changed["policy"] = tuple(self.policy[i] for i in where)
-        return replace(self, **changed)  # type: ignore[arg-type]
+        return replace(self, **changed)
 
     def context(self, past: int = 0) -> Context:
         """Return what the logger saw, to ask another policy what it would have shown.
 
         Args:
             past: H, how many earlier items of the same user to put into `history`. Only rounds before
-                this one count, so nothing leaks.
+                this one in `order()` count, so nothing leaks.
         """
         history, feedback = self.history(past)
         context = Context.of(
@@ -114,7 +150,11 @@ class Log:
         return context
 
     def history(self, past: int) -> tuple[Int[Tensor, "round past"], Float[Tensor, "round past"]]:
-        """Return the last `past` items shown to the user before each round, and their feedback."""
+        """Return the last `past` items shown to the user before each round, and their feedback.
+
+        A user's sessions follow one another. Within a slate the newest is the last slot. The feedback is
+        the click, or the round's reward for each of its items where there are no clicks.
+        """
         n, k, device = len(self), self.slots, self.user.device
         items = torch.full((n, past), PAD, dtype=torch.long, device=device)
         answers = torch.zeros(n, past, dtype=torch.float32, device=device)
@@ -150,8 +190,9 @@ class Log:
 
     def to(self, device: torch.device | str) -> Self:
         """Return the same log on another device."""
-        moved = {f.name: getattr(self, f.name) for f in fields(self)}
-        return replace(self, **{k: v.to(device) for k, v in moved.items() if isinstance(v, Tensor)})
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        moved: dict[str, Any] = {k: v.to(device) for k, v in values.items() if isinstance(v, Tensor)}
+        return replace(self, **moved)
 
 
 def check(log: Log) -> None:
@@ -181,37 +222,76 @@ def check(log: Log) -> None:
         value = getattr(log, name)
         if value is not None:
             _refuse(name, value, value < 0, "is negative, but ids count from 0")
-    _refuse("slate", log.slate, log.slate >= log.n_items, f"is an unknown item: the catalogue has {log.n_items}")
-    if log.slots > 1:
-        ordered = log.slate.sort(1).values
-        twice = ordered[:, 1:] == ordered[:, :-1]
-        if bool(twice.any()):
-            row, slot = (int(x) for x in twice.nonzero()[0])
-            raise BadInput(f"column slate, row {row}: item {int(ordered[row, slot])} is in the slate twice")
+    unknown = f"is an unknown item: the catalogue has {log.n_items}"
+    _refuse("slate", log.slate, log.slate >= log.n_items, unknown)
+    _refuse_repeats("slate", log.slate, "is in the slate twice")
     for name in ("propensity", "slot_propensity"):
         value = getattr(log, name)
         if value is not None:
             _refuse(name, value, value.isnan(), "is missing or not a number")
-            _refuse(name, value, (value <= 0) | (value > 1), "is not a probability in (0, 1]")
+            cents = 1 < float(value.max()) <= 100 and float(value.min()) > 0
+            hint = "; if these are per cent, divide by 100" if cents else ""
+            _refuse(name, value, (value <= 0) | (value > 1), f"is not a probability in (0, 1]{hint}")
     for name in ("reward", "click", "features"):
         value = getattr(log, name)
         if value is not None:
             _refuse(name, value, ~value.isfinite(), "is missing or not finite")
     if log.position is not None and log.slots != 1:
         raise BadInput(f"column position is for one item a row, but slate has {log.slots} slots")
+    if log.candidates is not None:
+        _check_candidates(log.candidates, log.slate, log.n_items)
+    _check_names(log)
+
+
+def _check_candidates(
+    candidates: Int[Tensor, "round cand"], slate: Int[Tensor, "round slot"], n_items: int
+) -> None:
+    """Refuse unknown or repeated candidates, padding inside a row, and slates of something else."""
+    wrong = (candidates < PAD) | (candidates >= n_items)
+    _refuse("candidates", candidates, wrong, f"is an unknown item: the catalogue has {n_items}")
+    if candidates.shape[1] > 1:
+        padded = candidates == PAD
+        # A pad inside a row would become item 0 in a context, in front of the true item 0.
+        inside = padded[:, :-1] & ~padded[:, 1:]
+        _refuse("candidates", candidates, inside, "pads the row before its end")
+        _refuse_repeats("candidates", candidates, "is a candidate twice")
+    for slot in range(slate.shape[1]):  # one slot at a time: [round slot cand] may not fit
+        there = (slate[:, slot : slot + 1] == candidates).any(1)
+        if not bool(there.all()):
+            row = int((~there).nonzero()[0])
+            raise BadCell("slate", row, "is not among the row's candidates", int(slate[row, slot]), slot)
+
+
+def _check_names(log: Log) -> None:
+    """Refuse names that do not fit the ids."""
     if log.features is not None and log.feature_names and len(log.feature_names) != log.features.shape[1]:
         raise BadInput(f"{log.features.shape[1]} features have {len(log.feature_names)} names")
-    if log.candidates is not None:
-        wrong = (log.candidates < PAD) | (log.candidates >= log.n_items)
-        _refuse("candidates", log.candidates, wrong, f"is an unknown item: the catalogue has {log.n_items}")
-        there = (log.slate.unsqueeze(2) == log.candidates.unsqueeze(1)).any(2)
-        _refuse("slate", log.slate, ~there, "is not among the row's candidates")
+    for name, names, ids in (("item", log.item_names, log.slate), ("user", log.user_names, log.user)):
+        if names and int(ids.max()) >= len(names):
+            raise BadInput(f"{name} {int(ids.max())} has no name: there are {len(names)} {name} names")
+    if len(log.item_names) > log.n_items:
+        raise BadInput(f"{log.n_items} items have {len(log.item_names)} names")
+
+
+def _spread(policy: tuple[str, ...], rows: int) -> tuple[str, ...]:
+    """Return one policy name for each row."""
+    return policy * rows if len(policy) == 1 else policy
+
+
+def _refuse_repeats(name: str, ids: Int[Tensor, "round slot"], why: str) -> None:
+    """Raise for the first row that holds an id twice; -1 may repeat."""
+    if ids.shape[1] < 2:
+        return
+    ordered = ids.sort(1).values
+    twice = (ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] != PAD)
+    if bool(twice.any()):
+        row, place = (int(x) for x in twice.nonzero()[0])
+        item = int(ordered[row, place])
+        raise BadCell(name, row, why, item, int((ids[row] == item).nonzero()[1]))
 
 
 def _refuse(name: str, value: Tensor, wrong: Tensor, why: str) -> None:
     """Raise for the first wrong cell."""
     if bool(wrong.any()):
         where = [int(x) for x in wrong.nonzero()[0]]
-        cell = value[tuple(where)].item()
-        slot = f", slot {where[1]}" if len(where) > 1 else ""
-        raise BadInput(f"column {name}, row {where[0]}{slot}: {cell} {why}")
+        raise BadCell(name, where[0], why, value[tuple(where)].item(), where[1] if len(where) > 1 else None)
