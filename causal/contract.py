@@ -9,6 +9,7 @@ the line. The influence of a row, (numerator - V · denominator) / mean(denomina
 error (the delta method); every interval resamples scores; and scores are sums, so they stream.
 """
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar, Protocol, runtime_checkable
 
@@ -64,6 +65,28 @@ class Rounds:
         return self.q_logged, self.q_target
 
 
+@dataclass(frozen=True)
+class Interval:
+    """Where the value is likely to be.
+
+    Attributes:
+        low: lower end, in the reward's unit; -inf where the data cannot say.
+        high: upper end.
+        kind: how it was made, one of `causal.intervals.KINDS`.
+        level: the share of logs whose interval should hold the truth.
+    """
+
+    low: float
+    high: float
+    kind: str
+    level: float
+
+    @property
+    def width(self) -> float:
+        """High minus low."""
+        return self.high - self.low
+
+
 @runtime_checkable
 class Estimator(Protocol):
     """Write `score`; `causal.evaluation` does the rest.
@@ -109,6 +132,18 @@ def influence(scores: Scores) -> Float[Tensor, " round"]:
         below = score.denominator.mean()
         out += (score.numerator - score.numerator.mean() / below * score.denominator) / below
     return out
+
+
+def stderr(scores: Scores) -> float:
+    """Return the delta method's standard error of the value: the influence's deviation over √N.
+
+    Raises:
+        BadInput: with fewer than two rows, from which no spread can be told.
+    """
+    change = influence(scores)
+    if len(change) < 2:
+        raise BadInput(f"a standard error needs at least 2 rows, not {len(change)}")
+    return float(change.std() / math.sqrt(len(change)))
 
 
 def ones(like: Tensor) -> Tensor:
