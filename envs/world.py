@@ -56,6 +56,7 @@ class SlateWorld(ABC, Generic[Users]):
         clicks: the click model.
         market: the popularity.
         remember: how many slates the history holds.
+        feature_bound: no observed feature is further from zero than this.
     """
 
     name: ClassVar[str]
@@ -66,6 +67,7 @@ class SlateWorld(ABC, Generic[Users]):
     clicks: PositionBased
     market: Popularity
     remember: int
+    feature_bound: float
     device: torch.device
 
     # What a user model writes ------------------------------------------------------------------

@@ -166,6 +166,8 @@ class Feed(SlateWorld[FeedUsers]):
         self.spec = spec
         self.device = torch.device(device)
         self.slots, self.horizon, self.remember = spec.slots, spec.horizon, spec.remember
+        # A uniform has 23 bits: no normal is beyond 6, no logarithm of days beyond 32.
+        self.feature_bound = max(1 + 6 * (spec.profile_noise or 0.0), float(spec.horizon), 32.0)
         seed = Seed(spec.world_seed).split("feed items")
         item = torch.arange(spec.items)
         luck = seed.at(item, torch.zeros_like(item))
