@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol, Self, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from envs.contract import World
 from simlab.policy import Policy
@@ -15,7 +15,7 @@ class Agent(Policy, Protocol):
 
     def learn(
         self, world: World, users: int, steps: int, seed: Seed, report: Callable[[str], None] = ...
-    ) -> Self:
+    ) -> "Agent":
         """Learn from `users` users seen for `steps` steps, and return the agent.
 
         Args:
@@ -32,6 +32,6 @@ class Agent(Policy, Protocol):
         ...
 
     @classmethod
-    def load(cls, folder: Path) -> Self:
+    def load(cls, folder: Path) -> "Agent":
         """Read what `save` wrote, without running any code from the folder."""
         ...

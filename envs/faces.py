@@ -124,8 +124,8 @@ class WorldVectorEnv(VectorEnv[Observation, Any, Any]):
     """A batch of users who share one market, as a native `gymnasium.vector.VectorEnv`.
 
     Autoreset is SAME_STEP: the step that ends an episode returns the first observation of the row's next
-    user, and `info["final_obs"]` (with the mask `info["_final_obs"]`) has the last one of the user who left: one dict a
-    row, or, with `tensors`, one dict of whole batches.
+    user, and `info["final_obs"]` (with the mask `info["_final_obs"]`) has the last one of the user who left: one
+    dict a row, or, with `tensors`, one dict of whole batches.
     The next user of row i has the id i + num_envs, i + 2 num_envs, …. The market is never reset by a step.
 
     Args:
@@ -190,7 +190,7 @@ class WorldVectorEnv(VectorEnv[Observation, Any, Any]):
         return self._give(reward), self._give(response.terminated), self._give(response.truncated)
 
     def _last(self, state: State[Any], done: Tensor) -> Any:
-        """Return the last observations of finished rows as Gymnasium's wrappers want them: one object a row."""
+        """Return the last observations of finished rows, one object a row, as Gymnasium's wrappers want."""
         rows = done.nonzero().squeeze(1)
         seen = {k: v[rows].cpu().numpy() for k, v in _observation(self.world.observe(state)).items()}
         last = np.full(self.num_envs, None, dtype=object)
@@ -248,4 +248,3 @@ class FeedVectorEnv(WorldVectorEnv):
         self, num_envs: int = 1, *, tensors: bool = False, device: str = "cpu", **settings: Any
     ) -> None:
         super().__init__(Feed(spec_of(FeedSpec, settings), device), num_envs, tensors=tensors)
-

@@ -6,7 +6,7 @@ A world is one file that says how users begin, respond, change and show themselv
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields, replace
-from typing import Any, ClassVar, Generic, Self, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -183,9 +183,7 @@ class SlateWorld(ABC, Generic[Users]):
         hidden = (age > state.step.unsqueeze(1)) | (items == self.blank)
         return items.masked_fill(hidden, PAD), answers.masked_fill(hidden, 0.0)
 
-    def expected(
-        self, state: State[Users], slate: Int[Tensor, "user slot"]
-    ) -> Float[Tensor, "user slot"]:
+    def expected(self, state: State[Users], slate: Int[Tensor, "user slot"]) -> Float[Tensor, "user slot"]:
         """Return the exact click probability of each slot; their sum is the exact expected reward."""
         attraction = self.respond(state.users, state.popularity, slate)
         return self.clicks.probs(attraction) * state.active.unsqueeze(1)
@@ -203,7 +201,9 @@ class SlateWorld(ABC, Generic[Users]):
         """
         return self.step(state, treated, seed)[1], self.step(state, control, seed)[1]
 
-    def renew(self, state: State[Users], done: Bool[Tensor, " user"], stride: int, seed: Seed) -> State[Users]:
+    def renew(
+        self, state: State[Users], done: Bool[Tensor, " user"], stride: int, seed: Seed
+    ) -> State[Users]:
         """Replace the users of finished rows by new ones, with ids `stride` higher. The market goes on."""
         user = torch.where(done, state.user + stride, state.user)
         fresh = self.initial(user, seed)
@@ -216,7 +216,7 @@ class SlateWorld(ABC, Generic[Users]):
         )
 
     @abstractmethod
-    def to(self, device: torch.device | str) -> Self:
+    def to(self, device: torch.device | str) -> "SlateWorld[Users]":
         """Return the same world on another device."""
 
 

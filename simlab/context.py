@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import Self
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -33,12 +32,12 @@ class Catalog:
         """How many items there are; ids run from 0 to n_items - 1."""
         return self.features.shape[0]
 
-    def to(self, device: torch.device | str) -> Self:
+    def to(self, device: torch.device | str) -> "Catalog":
         """Return the same catalogue on another device."""
         return replace(self, features=self.features.to(device))
 
     @classmethod
-    def bare(cls, n_items: int) -> Self:
+    def bare(cls, n_items: int) -> "Catalog":
         """Return a catalogue of items of which nothing is known but their number."""
         return cls(torch.zeros(n_items, 0))
 
@@ -98,15 +97,15 @@ class Context:
             raise BadInput(f"row {row}: item {int(slate[row, slot])} at slot {slot} is not a candidate")
         return match.to(torch.uint8).argmax(2)
 
-    def rows(self, index: Tensor | slice) -> Self:
+    def rows(self, index: Tensor | slice) -> "Context":
         """Return the context of some rows only."""
         return self._map(lambda x: x[index])
 
-    def to(self, device: torch.device | str) -> Self:
+    def to(self, device: torch.device | str) -> "Context":
         """Return the same context on another device."""
         return self._map(lambda x: x.to(device))
 
-    def _map(self, change: Callable[[Tensor], Tensor]) -> Self:
+    def _map(self, change: Callable[[Tensor], Tensor]) -> "Context":
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         return replace(self, **{k: change(v) for k, v in values.items() if isinstance(v, Tensor)})
 
@@ -121,7 +120,7 @@ class Context:
         feedback: Float[Tensor, "user past"] | None = None,
         candidates: Int[Tensor, "user cand"] | None = None,
         popularity: Float[Tensor, "user cand"] | None = None,
-    ) -> Self:
+    ) -> "Context":
         """Build a context; what is left out is empty, and every item is a candidate."""
         rows, device = user.shape[0], user.device
         if candidates is None:

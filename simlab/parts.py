@@ -58,7 +58,9 @@ def part(kind: str, name: str) -> type:
         if inspect.isclass(c) and c.__module__ == module.__name__ and not n.startswith("_")
     ]
     if len(own) != 1:
-        raise RuntimeError(f"{module.__name__} defines {len(own)} public classes; name the part with PART = …")
+        raise RuntimeError(
+            f"{module.__name__} defines {len(own)} public classes; name the part with PART = …"
+        )
     return own[0]
 
 

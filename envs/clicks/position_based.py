@@ -4,7 +4,6 @@ P(click at k) = θ_k · a_k, independently over slots, with θ_k = P(examined) a
 """
 
 from dataclasses import dataclass
-from typing import Self
 
 import torch
 from jaxtyping import Float
@@ -34,15 +33,15 @@ class PositionBased:
             if not 0 <= chance <= 1:
                 raise BadInput(f"examination, slot {slot}: {chance} is not a probability")
 
-    @classmethod
-    def power(cls, slots: int, eta: float) -> Self:
+    @staticmethod
+    def power(slots: int, eta: float) -> "PositionBased":
         """Return θ_k = 1/k^η, k = 1 … K; η = 0 is no position bias."""
         rank = torch.arange(1, slots + 1, dtype=torch.float64)
-        return cls((rank**-eta).float())
+        return PositionBased((rank**-eta).float())
 
-    def to(self, device: torch.device | str) -> Self:
+    def to(self, device: torch.device | str) -> "PositionBased":
         """Return the same model on another device."""
-        return type(self)(self.examination.to(device))
+        return PositionBased(self.examination.to(device))
 
     def probs(self, attraction: Float[Tensor, "user slot"]) -> Float[Tensor, "user slot"]:
         """Return θ_k a_k."""

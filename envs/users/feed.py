@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -191,9 +191,9 @@ class Feed(SlateWorld[FeedUsers]):
         # One row more for the blank item: no topic, and a logit that no taste can lift.
         self._rows = torch.cat([self.topics, torch.zeros(1, spec.topics, device=self.device)])
 
-    def to(self, device: torch.device | str) -> Self:
+    def to(self, device: torch.device | str) -> "Feed":
         """Return the same world on another device."""
-        return type(self)(self.spec, device)
+        return Feed(self.spec, device)
 
     def initial(self, user: Int[Tensor, " user"], seed: Seed) -> FeedUsers:
         """Draw tastes with a few strong topics, and the profile that is seen of them."""

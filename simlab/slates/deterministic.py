@@ -32,7 +32,9 @@ class Deterministic(SlateDistribution):
     def log_prob(self, columns: Int[Tensor, "user slot"]) -> Float[Tensor, " user"]:
         """Return 0 for the slate and -inf for any other."""
         same = (columns == self.columns).all(1)
-        return torch.zeros(len(columns), dtype=torch.float64, device=columns.device).masked_fill(~same, -torch.inf)
+        return torch.zeros(len(columns), dtype=torch.float64, device=columns.device).masked_fill(
+            ~same, -torch.inf
+        )
 
     def slot_marginals(self) -> Float[Tensor, "user slot cand"]:
         """Return one-hot rows."""

@@ -56,7 +56,8 @@ class Mixture(SlateDistribution):
     def log_prob(self, columns: Int[Tensor, "user slot"]) -> Float[Tensor, " user"]:
         """Return log Σ_j c_j P_j(slate)."""
         terms = [
-            part.log_prob(columns).double() + torch.tensor(chance, dtype=torch.float64).log().to(columns.device)
+            part.log_prob(columns).double()
+            + torch.tensor(chance, dtype=torch.float64).log().to(columns.device)
             for part, chance in zip(self.parts, self.chances, strict=True)
         ]
         return torch.stack(terms).logsumexp(0)
@@ -67,7 +68,9 @@ class Mixture(SlateDistribution):
 
     def marginals(self, columns: Int[Tensor, "user slot"]) -> Float[Tensor, "user slot"]:
         """Return the mixture of the parts' marginals of this slate."""
-        return sum_of(p.marginals(columns).double() * c for p, c in zip(self.parts, self.chances, strict=True))
+        return sum_of(
+            p.marginals(columns).double() * c for p, c in zip(self.parts, self.chances, strict=True)
+        )
 
 
 def sum_of(tensors: Iterable[Tensor]) -> Tensor:

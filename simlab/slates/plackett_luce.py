@@ -122,7 +122,9 @@ class PlackettLuce(SlateDistribution):
         weight = (logits - logits.amax(1, keepdim=True)).exp()
         total = weight.sum(1, keepdim=True)
         picked = weight.gather(1, columns)  # [user pick]
-        first = torch.zeros(len(columns), self.slots, columns.shape[1], dtype=weight.dtype, device=weight.device)
+        first = torch.zeros(
+            len(columns), self.slots, columns.shape[1], dtype=weight.dtype, device=weight.device
+        )
         second = torch.zeros_like(first)
         for _ in range(self.samples):
             order = self.sample(generator)  # [user slot]
@@ -134,7 +136,9 @@ class PlackettLuce(SlateDistribution):
             moved = torch.cat([torch.zeros_like(above[:, :1]), above[:, 1:]], 1)
             gone = here.cumsum(1).bool()
             ahead = torch.where(gone, moved, before)
-            ahead = torch.where((gone & (torch.arange(self.slots, device=order.device) == 0)[:, None]), 0.0, ahead)
+            ahead = torch.where(
+                (gone & (torch.arange(self.slots, device=order.device) == 0)[:, None]), 0.0, ahead
+            )
             chance = (picked.unsqueeze(1) / (total.unsqueeze(2) - ahead)).clamp(max=1.0)
             passed = torch.cat([torch.ones_like(chance[:, :1]), (1 - chance).cumprod(1)[:, :-1]], 1)
             value = passed * chance
