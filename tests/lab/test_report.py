@@ -220,7 +220,7 @@ def test_a_browser_draws_it(report: Path, tmp_path: Path) -> None:
     assert not messages
     # One trace of estimates, of which two are there, each with its interval; two lines.
     assert drawn.count('class="trace scatter') == 3
-    assert drawn.count('class="errorbar"') == 2
+    assert drawn.count('class="xerror"') == 2
     assert "alert('x')" in "".join(parsed(drawn).text)
 
 
