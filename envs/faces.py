@@ -124,8 +124,8 @@ class WorldVectorEnv(VectorEnv[Observation, Any, Any]):
     """A batch of users who share one market, as a native `gymnasium.vector.VectorEnv`.
 
     Autoreset is SAME_STEP: the step that ends an episode returns the first observation of the row's next
-    user, and `info["final_obs"]` (with the mask `info["_final_obs"]`) has the last one of the user who left: one
-    dict a row, or, with `tensors`, one dict of whole batches.
+    user, and `info["final_obs"]` (with the mask `info["_final_obs"]`) has the last one of the user who left:
+    one dict a row, or, with `tensors`, one dict of whole batches.
     The next user of row i has the id i + num_envs, i + 2 num_envs, …. The market is never reset by a step.
 
     Args:

@@ -65,8 +65,9 @@ def test_vector_face_keeps_its_spaces_and_repeats_by_seed() -> None:
 def test_same_step_autoreset_gives_the_last_and_the_first_observation() -> None:
     vector = FeedVectorEnv(3, horizon=2, churn=0.0, **SIZE)
     vector.reset(seed=0)
-    vector.step(vector.action_space.sample())
-    seen, _, terminated, truncated, info = vector.step(vector.action_space.sample())
+    slates = np.tile(np.arange(4), (3, 1))
+    vector.step(slates)
+    seen, _, terminated, truncated, info = vector.step(slates + 4)
     assert truncated.all()
     assert not terminated.any()
     assert info["_final_obs"].all()

@@ -181,9 +181,7 @@ def test_history_is_what_was_shown_newest_last() -> None:
         expected = torch.cat([s for s, _ in shown[-2:]], 1)
         answers = torch.cat([c for _, c in shown[-2:]], 1)
         assert torch.equal(context.history[:, -expected.shape[1] :], expected)
-        assert torch.equal(
-            context.feedback[:, -expected.shape[1] :], torch.cat([c for _, c in shown[-2:]], 1)
-        )
+        assert torch.equal(context.feedback[:, -expected.shape[1] :], answers)
     done = torch.tensor([True, False, False, False])
     fresh = world.observe(world.renew(state, done, 4, Seed(0)))
     assert bool((fresh.history[0] == -1).all())
