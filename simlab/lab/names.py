@@ -11,7 +11,9 @@ OURS = ("simlab", "envs", "agents", "causal")
 
 
 def check_names() -> None:
-    """Refuse to run with a stranger's package under one of our names. Quick: no metadata is read if all is well.
+    """Refuse to run with a stranger's package under one of our names.
+
+    Quick: no metadata is read if all is well.
 
     Raises:
         BadInput: naming the package, where it lies and, where known, who installed it.
@@ -41,7 +43,8 @@ def owners() -> dict[str, list[str]]:
 def clash(name: str, place: Path | None, who: list[str]) -> str:
     """Say in one sentence what is wrong with a name and what to do."""
     if who:
-        return f"the package {name} is owned by the installed {', '.join(who)}; uninstall it, or use an environment without it"
+        owner = ", ".join(who)
+        return f"the package {name} belongs to the installed {owner}; use an environment without it"
     if place is None:
         return f"the package {name} of simlab is missing; install simlab again"
     return f"the package {name} is found in {place}, which is not simlab's; use an environment without it"

@@ -89,8 +89,8 @@ def open_run(
         run = _start(settings, target, overwrite)
     try:
         yield run
-        shutil.rmtree(run.parts, ignore_errors=True)
         _publish(run)
+        shutil.rmtree(run.target / "parts", ignore_errors=True)
     except BaseException:
         if run.folder.is_dir() and not (run.parts.is_dir() and any(run.parts.iterdir())):
             shutil.rmtree(run.folder, ignore_errors=True)

@@ -1,0 +1,159 @@
+"""`simlab list`: the parts that are there, read from their files without running them."""
+
+import ast
+import importlib.util
+import re
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from simlab.errors import BadInput, nearest
+from simlab.parts import FOLDERS, names
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from simlab.lab.options import ListConfig
+
+KINDS = {
+    "worlds": "world",
+    "click-models": "click model",
+    "rankers": "ranker",
+    "policies": "policy",
+    "agents": "agent",
+    "estimators": "estimator",
+    "datasets": "dataset",
+}
+"""What the command line calls each kind of part."""
+
+MORE = {
+    "policy": {
+        "oracle": "the truly most attractive items now; it reads the world's state",
+        "far-sighted": "an oracle that rations what would bore",
+        "learned(RANKER)": "a ranker trained on clicks made in the world; debias=ips corrects position bias",
+        "saved:FOLDER": "the best items of a ranker saved in a folder",
+    }
+}
+"""Words of the command line that are not files of their kind's folder."""
+
+
+def run_list(config: "ListConfig") -> int:
+    """Print tables of parts."""
+    from rich.console import Console
+
+    word = config.kind.replace("_", "-")
+    if word != "all" and word not in KINDS:
+        raise BadInput(f"there is no kind of part named {config.kind}{nearest(word, [*KINDS, 'all'])}")
+    console = Console(highlight=False)
+    for title, kind in KINDS.items():
+        if word in ("all", title):
+            _table(console, title, parts(kind))
+    if word == "worlds":
+        for name in names("world"):
+            _settings(console, name)
+    elif word == "all":
+        console.print("simlab list worlds shows the settings of each world.")
+    return 0
+
+
+def parts(kind: str) -> dict[str, str]:
+    """Return the first sentence of each part's description, by its name on the command line."""
+    found = {n.replace("_", "-"): about(file_of(kind, n)) for n in names(kind)}
+    return found | MORE.get(kind, {})
+
+
+def file_of(kind: str, name: str) -> Path:
+    """Return the file of a part, without importing it."""
+    package = importlib.util.find_spec(FOLDERS[kind])
+    assert package is not None
+    assert package.submodule_search_locations is not None
+    for place in package.submodule_search_locations:
+        for file in (Path(place) / f"{name}.py", Path(place) / name / "__init__.py"):
+            if file.is_file():
+                return file
+    raise BadInput(f"the file of {kind} {name} is missing")
+
+
+def about(file: Path) -> str:
+    """Return the first sentence that a file says of its part: of its one public class, else of the file."""
+    tree = ast.parse(file.read_text("utf-8"))
+    classes = {c.name: c for c in tree.body if isinstance(c, ast.ClassDef) and not c.name.startswith("_")}
+    chosen = [
+        node.value.id
+        for node in tree.body
+        if isinstance(node, ast.Assign)
+        and isinstance(node.value, ast.Name)
+        and any(isinstance(t, ast.Name) and t.id == "PART" for t in node.targets)
+    ]
+    name = chosen[0] if chosen else next(iter(classes)) if len(classes) == 1 else ""
+    text = (ast.get_docstring(classes[name]) if name in classes else None) or ast.get_docstring(tree) or ""
+    return first_sentence(text)
+
+
+def first_sentence(text: str) -> str:
+    """Return the text up to its first full stop, on one line.
+
+    >>> first_sentence("Ranks by 1.5 x clicks.  More.")
+    'Ranks by 1.5 x clicks'
+    """
+    line = " ".join(text.split("\n\n")[0].split())
+    return re.split(r"\.(?:\s|$)", line, maxsplit=1)[0]
+
+
+def _table(console: "Console", title: str, found: dict[str, str]) -> None:
+    import rich.box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=rich.box.SIMPLE, show_header=False, title=title, title_justify="left", pad_edge=False)
+    table.add_column(no_wrap=True, style="bold")
+    table.add_column()
+    for name, words in found.items():
+        table.add_row(Text(name), Text(words))
+    if not found:
+        table.add_row(Text("none"), Text(""))
+    console.print(table)
+
+
+def _settings(console: "Console", name: str) -> None:
+    """Print the settings of a world, with their defaults, as `--set` takes them."""
+    import rich.box
+    from rich.table import Table
+    from rich.text import Text
+
+    from simlab.parts import part
+
+    kind = part("world", name).Spec  # type: ignore[attr-defined]
+    words = attribute_docs(kind.__doc__ or "")
+    table = Table(
+        "setting", "default", "what it does", box=rich.box.SIMPLE, title_justify="left", pad_edge=False
+    )
+    table.title = f"--set of world {name.replace('_', '-')}"
+    for f in fields(kind):
+        table.add_row(Text(f.name), Text(str(f.default)), Text(words.get(f.name, "")))
+    console.print(table)
+
+
+def attribute_docs(docstring: str) -> dict[str, str]:
+    r"""Return what a docstring's "Attributes:" says of each.
+
+    >>> attribute_docs("X.\n\nAttributes:\n    a: one\n        more.\n    b: two.")
+    {'a': 'one more', 'b': 'two'}
+    """
+    _, _, body = docstring.partition("Attributes:")
+    found: dict[str, str] = {}
+    name, margin = "", -1
+    for line in body.splitlines():
+        if not line.strip():
+            continue
+        indent = len(line) - len(line.lstrip())
+        margin = indent if margin < 0 else margin
+        head = re.match(r"\s*(\w+): (.*)", line)
+        if indent < margin:
+            break
+        if indent == margin and head:
+            name = head[1]
+            found[name] = head[2].strip()
+        elif name:
+            found[name] += " " + line.strip()
+    return {k: v.rstrip(".") for k, v in found.items()}
