@@ -3,7 +3,8 @@
 from simlab.slates.contract import SlateDistribution
 from simlab.slates.deterministic import Deterministic
 from simlab.slates.mixture import Mixture
+from simlab.slates.order_statistics import OrderStatistics
 from simlab.slates.plackett_luce import PlackettLuce
 from simlab.slates.uniform import Uniform
 
-__all__ = ["Deterministic", "Mixture", "PlackettLuce", "SlateDistribution", "Uniform"]
+__all__ = ["Deterministic", "Mixture", "OrderStatistics", "PlackettLuce", "SlateDistribution", "Uniform"]
