@@ -5,7 +5,7 @@ an optional `position`. A log refuses nonsense at the door, in one sentence that
 """
 
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Self
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -116,7 +116,7 @@ class Log:
         """K, the length of a slate."""
         return self.slate.shape[1]
 
-    def rows(self, index: Tensor | slice) -> Self:
+    def rows(self, index: Tensor | slice) -> "Log":
         """Return some rounds only, in the order of the index."""
         n = len(self)
         if isinstance(index, Tensor) and index.dtype == torch.bool:
@@ -188,7 +188,7 @@ class Log:
                 order = order[key[order].argsort(stable=True)]
         return order
 
-    def to(self, device: torch.device | str) -> Self:
+    def to(self, device: torch.device | str) -> "Log":
         """Return the same log on another device."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         moved: dict[str, Any] = {k: v.to(device) for k, v in values.items() if isinstance(v, Tensor)}
