@@ -134,9 +134,10 @@ def _bca(
 ) -> tuple[float, float]:
     draws = bootstrap_draws(scores, replicates, seed)
     middle = value(scores)
-    # Ties and undefined draws count half on each side, so they do not pull.
-    undecided = (draws == middle) | draws.isnan()
-    below = (float((draws < middle).sum()) + float(undecided.sum()) / 2) / replicates
+    # Ties (to rounding: few distinct scores make many) and undefined draws count half on each side.
+    apart = draws - middle
+    undecided = (apart.abs() <= 1e-9 * apart.nan_to_num().abs().max()) | apart.isnan()
+    below = (float(((apart < 0) & ~undecided).sum()) + float(undecided.sum()) / 2) / replicates
     edge = 0.5 / replicates
     z0 = float(special.ndtri(min(max(below, edge), 1 - edge)))
     change = influence(scores)

@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass
-from typing import Self
 
 import numpy as np
 import torch
@@ -50,7 +49,7 @@ class ScoreSums:
         rows: Int[Tensor, " round"] | int = 0,
         replicates: int = 0,
         seed: Seed = Seed(0),
-    ) -> Self:
+    ) -> "ScoreSums":
         """Add scores up.
 
         Args:
@@ -77,7 +76,7 @@ class ScoreSums:
             drawn += multipliers(ids[block], replicates, seed).T @ x[block]
         return cls(n, sums, centred.T @ centred, drawn, seed)
 
-    def merge(self, other: Self) -> Self:
+    def merge(self, other: "ScoreSums") -> "ScoreSums":
         """Return the sums of the rows of both. No row may be in both.
 
         Raises:
@@ -92,7 +91,7 @@ class ScoreSums:
         total = self.count + other.count
         apart = other.sums / max(other.count, 1) - self.sums / max(self.count, 1)
         between = torch.outer(apart, apart) * (self.count * other.count / max(total, 1))
-        return type(self)(
+        return ScoreSums(
             total,
             self.sums + other.sums,
             self.cross + other.cross + between,
@@ -100,7 +99,7 @@ class ScoreSums:
             self.seed,
         )
 
-    def __add__(self, other: Self) -> Self:
+    def __add__(self, other: "ScoreSums") -> "ScoreSums":
         """Merge."""
         return self.merge(other)
 

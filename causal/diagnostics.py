@@ -1,0 +1,214 @@
+"""Can this log answer the question? Signs of weights that must not be trusted, and a verdict in words."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+
+from causal.calibration import Calibration, calibrate
+from causal.contract import Rounds
+from causal.evaluation import effective, largest_share
+from causal.rewards import positions
+from causal.tail import pareto_shape
+from simlab.log import Log
+from simlab.policy import Policy
+
+QUANTILES = (0.5, 0.9, 0.99, 0.999)
+"""Where the weights' distribution is reported."""
+
+REFUSE_ESS = 30.0
+"""Below this many effective rows the central limit theorem that every interval leans on is not to be had."""
+CAUTION_ESS = 200.0
+"""Below this, the weights' own sample mean and deviation still move by about a tenth."""
+REFUSE_SHARE = 0.2
+"""One row with a fifth of the weight *is* the estimate; no resampling can see what is beside it."""
+CAUTION_SHARE = 0.05
+"""A row with a twentieth of the weight moves the estimate by up to a twentieth of the reward's range."""
+CAUTION_Z = 3.0
+"""E[w] = 1 where the target stays on what the logger could do; three standard errors off is no accident."""
+REFUSE_MEAN = 0.1
+"""A mean weight that is significantly off by more than this biases IPS by about as much: a tenth."""
+REFUSE_Z = 6.0
+"""How sure we want to be before refusing for the mean: weights are skewed, so z is rougher than it looks."""
+CAUTION_UNSEEN = 0.01
+"""Above this share of the target's mass, what it does there is a guess of the reward model, if any."""
+REFUSE_UNSEEN = 0.2
+"""With a fifth of the target never tried, no weight can tell its value."""
+CAUTION_P = 1e-4
+"""Below this, the logged propensities are not those that the items were drawn with. Small, since with many
+items and a plug-in variance the chi-square is approximate."""
+HEAVY_TAIL = 0.7
+"""Pareto shape above which means of weights converge too slowly to use (Vehtari, Simpson, Gelman, Yao and
+Gabry 2024, "Pareto smoothed importance sampling"). Ties make the fit rough, so it only adds to
+other signs and never decides."""
+
+
+@dataclass(frozen=True, eq=False)
+class Diagnostics:
+    """What the weights and propensities of a log look like.
+
+    Attributes:
+        n: number of rounds.
+        ess: effective number of rounds, (Σw)² / Σw².
+        max_weight_share: the largest weight over the sum.
+        mean_weight: should be 1.
+        mean_weight_z: (mean - 1) over its standard error; ±inf where all weights are the same and not 1.
+        weight_quantiles: at `QUANTILES`, then the maximum.
+        zero_share: share of rounds that the target would never log.
+        clip: where `clipped_share` cuts.
+        clipped_share: share of the total weight that lies above the clip and clipped IPS would lose.
+        tail_index: Pareto shape k of the largest weights, or NaN where ties or few rows forbid a fit.
+        unseen_mass: share of what the target shows that the log never shows at all, or None without a policy.
+        calibration: whether items are as frequent as their propensities say, or None without a log.
+    """
+
+    n: int
+    ess: float
+    max_weight_share: float
+    mean_weight: float
+    mean_weight_z: float
+    weight_quantiles: tuple[float, ...]
+    zero_share: float
+    clip: float
+    clipped_share: float
+    tail_index: float
+    unseen_mass: float | None
+    calibration: Calibration | None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether to print the estimates, and why.
+
+    Attributes:
+        level: "ok", "caution" or "refused".
+        sentences: the reasons, worst first; one sentence of the plain figures where all is well.
+    """
+
+    level: Literal["ok", "caution", "refused"]
+    sentences: tuple[str, ...]
+
+
+def diagnose(
+    rounds: Rounds,
+    log: Log | None = None,
+    target: Policy | None = None,
+    *,
+    clip: float = 10.0,
+    past: int = 0,
+    page_slots: int | None = None,
+) -> Diagnostics:
+    """Measure weights, overlap and propensities.
+
+    Args:
+        rounds: the weights.
+        log: to check the propensities against what was shown.
+        target: to see, with the log, how much of it was never tried.
+        clip: where to cut weights for `clipped_share`.
+        past: how many items of history the target wants.
+        page_slots: places of a page, as in `causal.rounds.rounds`.
+    """
+    w = rounds.weight
+    total = float(w.sum())
+    spread = float(w.std()) / len(w) ** 0.5 if len(w) > 1 else 0.0
+    off = float(w.mean()) - 1
+    sure = abs(off) < 1e-12
+    levels = np.quantile(w.cpu().numpy(), QUANTILES)
+    return Diagnostics(
+        n=len(w),
+        ess=effective(w),
+        max_weight_share=largest_share(w),
+        mean_weight=off + 1,
+        mean_weight_z=0.0 if sure else off / spread if spread > 0 else float("inf") * off,
+        weight_quantiles=(*levels.tolist(), float(w.max())),
+        zero_share=float((w == 0).double().mean()),
+        clip=clip,
+        clipped_share=float((w - clip).clamp(min=0).sum()) / total if total > 0 else 0.0,
+        tail_index=pareto_shape(w),
+        unseen_mass=None if log is None or target is None else unseen_mass(log, target, past, page_slots),
+        calibration=None if log is None else calibrate(log),
+    )
+
+
+def unseen_mass(log: Log, target: Policy, past: int = 0, page_slots: int | None = None) -> float:
+    """Return the share of the target's shown items that the log never shows, at any slot or to anyone.
+
+    It counts what *this log* never tried, whether the logger could have or not.
+    """
+    place = positions(log)
+    pages = page_slots or int(place.max()) + 1
+    context = log.context(past)
+    seen = torch.zeros(log.n_items, dtype=torch.bool, device=log.slate.device)
+    seen[log.slate.reshape(-1)] = True
+    size = max(1, (1 << 21) // (pages * context.candidates.shape[1]))
+    missed = 0.0
+    with torch.no_grad():
+        for start in range(0, len(log), size):
+            part = context.rows(slice(start, start + size))
+            table = target.distribution(part, pages).slot_marginals().double()
+            if log.position is not None:
+                where = place[start : start + size].unsqueeze(2).expand(-1, -1, table.shape[2])
+                table = table.gather(1, where)
+            missed += float((table.mean(1) * ~seen[part.candidates]).sum())
+    return missed / len(log)
+
+
+def verdict(d: Diagnostics) -> Verdict:
+    """Judge by the named thresholds of this file."""
+    found: list[tuple[int, str]] = []
+
+    def note(bad: bool, worse: bool, sentence: str) -> None:
+        if worse:
+            found.append((2, f"{sentence}: refused; use --force to print it anyway"))
+        elif bad:
+            found.append((1, f"{sentence}: caution"))
+
+    size = f"ESS {_number(d.ess)} of {d.n:,}, one row holds {_percent(d.max_weight_share)} of the weight"
+    note(
+        d.ess < CAUTION_ESS or d.max_weight_share > CAUTION_SHARE,
+        d.ess < REFUSE_ESS or d.max_weight_share > REFUSE_SHARE,
+        size,
+    )
+    if d.unseen_mass is not None:
+        note(
+            d.unseen_mass > CAUTION_UNSEEN,
+            d.unseen_mass > REFUSE_UNSEEN,
+            f"the log never shows items that make up {_percent(d.unseen_mass)} of what the target shows",
+        )
+    note(
+        abs(d.mean_weight_z) > CAUTION_Z,
+        abs(d.mean_weight_z) > REFUSE_Z and abs(d.mean_weight - 1) > REFUSE_MEAN,
+        f"the mean weight is {d.mean_weight:.3f} where right propensities and full overlap give 1 "
+        f"(z = {d.mean_weight_z:.1f})",
+    )
+    c = d.calibration
+    if c is not None and c.p_value is not None:
+        note(
+            c.p_value < CAUTION_P,
+            False,
+            f"items are not shown as often as their propensities say (p = {c.p_value:.1g}, "
+            f"worst is item {c.worst_item} with z = {c.worst_z:.1f})",
+        )
+    if c is not None and c.excess > 1e-3:
+        note(True, False, f"the propensities of one slot sum to {1 + c.excess:.3f}, more than 1")
+    if found and d.tail_index > HEAVY_TAIL:
+        note(True, False, f"the weights' tail is heavy (Pareto shape {d.tail_index:.2f} > {HEAVY_TAIL})")
+    if not found:
+        return Verdict("ok", (f"{size}, the mean weight is {d.mean_weight:.3f}: ok",))
+    found.sort(key=lambda pair: -pair[0])
+    level: Literal["caution", "refused"] = "refused" if found[0][0] == 2 else "caution"
+    return Verdict(level, tuple(sentence for _, sentence in found))
+
+
+def _number(x: float) -> str:
+    return f"{x:,.0f}" if x >= 100 else f"{x:.1f}"
+
+
+def _percent(x: float) -> str:
+    return f"{100 * x:.0f} %" if x >= 0.1 else f"{100 * x:.2g} %"
+
+
+def weight_table(d: Diagnostics) -> dict[str, float]:
+    """Return the weights' quantiles by name, for a report."""
+    return dict(zip([*(f"{100 * q:g} %" for q in QUANTILES), "max"], d.weight_quantiles, strict=True))

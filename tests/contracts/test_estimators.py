@@ -1,0 +1,23 @@
+"""Every estimator that the catalogue finds, against every check."""
+
+from collections.abc import Callable
+
+import pytest
+
+from causal.contract import Estimator
+from simlab.parts import all_parts
+from tests.contracts.estimators import CHECKS
+
+FOUND = all_parts("estimator")
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("make", FOUND.values(), ids=FOUND.keys())
+def test_contract(make: type[Estimator], check: Callable[[Estimator], None]) -> None:
+    estimator = make()
+    assert isinstance(estimator, Estimator)
+    check(estimator)
+
+
+def test_the_catalogue_finds_the_six() -> None:
+    assert set(FOUND) >= {"ips", "snips", "clipped_ips", "dm", "dr", "sndr"}
