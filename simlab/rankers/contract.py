@@ -5,11 +5,13 @@ from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Self
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn import functional
 
 from simlab.context import Catalog, Context
 from simlab.errors import BadInput, nearest
+from simlab.seeds import Seed
 
 
 @dataclass(frozen=True)
@@ -17,7 +19,7 @@ class Sizes:
     """What a ranker must know of the data to be built.
 
     Attributes:
-        n_users: users with an id of their own; an id at or above it is a new user.
+        n_users: users with an id of their own; an id at or above it is a new user. 0: all users are new.
         n_items: size of the catalogue.
         n_features: width of `Context.features`.
         slots: positions that a position-aware ranker tells apart.
@@ -100,16 +102,35 @@ class Ranker(nn.Module, ABC):
         """Whether gradient descent has anything to do (a popularity count has not)."""
         return any(p.requires_grad for p in self.parameters())
 
-    def count(self, context: Context, columns: Tensor, target: Tensor, weight: Tensor) -> None:
-        """See a batch of training examples once, before training; for families that count."""
+    def count(
+        self,
+        context: Context,
+        columns: Int[Tensor, "user pick"],
+        target: Float[Tensor, "user pick"],
+        weight: Float[Tensor, "user pick"],
+    ) -> None:
+        """See a batch of training examples once, before training; for families that count.
+
+        Args:
+            context: who was there, and what was shown to them as `candidates`.
+            columns: which candidates the examples are about.
+            target: what came back for each.
+            weight: how much each example counts.
+        """
 
     def settings(self) -> dict[str, Any]:
         """Return what is needed to build this ranker again, as plain JSON."""
         return {"ranker": self.name, "spec": asdict(self.spec), "sizes": asdict(self.sizes)}
 
     @classmethod
-    def build(cls, sizes: Sizes, settings: dict[str, Any], catalog: Catalog | None = None) -> Self:
-        """Build the family from settings by name.
+    def build(
+        cls,
+        sizes: Sizes,
+        settings: dict[str, Any],
+        catalog: Catalog | None = None,
+        seed: Seed = Seed(0),
+    ) -> Self:
+        """Build the family from settings by name, with first weights drawn from the seed.
 
         Raises:
             BadInput: for a setting that the family does not have, with the nearest one.
@@ -118,10 +139,37 @@ class Ranker(nn.Module, ABC):
         for key in settings:
             if key not in known:
                 raise BadInput(f"ranker {cls.name} has no setting {key}{nearest(key, known)}")
-        return cls(sizes, cls.Spec(**settings), catalog)
+        spec = cls.Spec(**settings)
+        with torch.random.fork_rng(devices=[]):  # modules draw their first weights from the global generator
+            torch.default_generator.manual_seed(seed.value & ((1 << 63) - 1))
+            return cls(sizes, spec, catalog)
 
 
 def user_rows(table: nn.Embedding, user: Tensor) -> Float[Tensor, "user dim"]:
     """Look up users' vectors; a user who was not there in training gets zeros."""
+    if table.num_embeddings == 0:
+        return table.weight.new_zeros(len(user), table.embedding_dim)
     known = (user < table.num_embeddings) & (user >= 0)
-    return table(torch.where(known, user, 0)) * known.unsqueeze(1)
+    vectors: Tensor = table(torch.where(known, user, 0))
+    return vectors * known.unsqueeze(1)
+
+
+def clicked_mean(table: nn.Embedding, context: Context, past: int) -> Float[Tensor, "user dim"]:
+    """Return the mean vector of the clicked items among the last `past` of the history; zeros without any."""
+    if past == 0 or context.history.shape[1] == 0:
+        return table.weight.new_zeros(len(context), table.embedding_dim)
+    history, feedback = context.history[:, -past:], context.feedback[:, -past:]
+    clicked = (feedback > 0) & (history >= 0) & (history < table.num_embeddings)  # neither pad nor blank
+    share = clicked / clicked.sum(1, keepdim=True).clamp(min=1)
+    return functional.embedding_bag(
+        history.where(clicked, 0), table.weight, mode="sum", per_sample_weights=share.to(table.weight.dtype)
+    )
+
+
+def shared_candidates(context: Context) -> Int[Tensor, " cand"] | None:
+    """Return the one list of candidates that all rows share without a copy, or None.
+
+    An expanded row has stride 0, so a matrix product with one [cand, dim] table replaces a gather of
+    [user, cand, dim].
+    """
+    return context.candidates[0] if len(context) > 1 and context.candidates.stride(0) == 0 else None

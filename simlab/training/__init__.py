@@ -1,0 +1,1 @@
+"""Training: fit any ranker to a log, and keep it on disk."""
