@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -129,7 +129,7 @@ class Ranker(nn.Module, ABC):
         settings: dict[str, Any],
         catalog: Catalog | None = None,
         seed: Seed = Seed(0),
-    ) -> Self:
+    ) -> "Ranker":
         """Build the family from settings by name, with first weights drawn from the seed.
 
         Raises:
