@@ -5,6 +5,15 @@ from simlab.slates.deterministic import Deterministic
 from simlab.slates.mixture import Mixture
 from simlab.slates.order_statistics import OrderStatistics
 from simlab.slates.plackett_luce import PlackettLuce
+from simlab.slates.ranked import Ranked
 from simlab.slates.uniform import Uniform
 
-__all__ = ["Deterministic", "Mixture", "OrderStatistics", "PlackettLuce", "SlateDistribution", "Uniform"]
+__all__ = [
+    "Deterministic",
+    "Mixture",
+    "OrderStatistics",
+    "PlackettLuce",
+    "Ranked",
+    "SlateDistribution",
+    "Uniform",
+]

@@ -1,0 +1,1 @@
+"""Metrics: pure functions of what was shown and what was right."""

@@ -1,0 +1,53 @@
+"""Exposure: who is shown how much."""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from simlab.errors import BadInput
+
+
+def exposure(slate: Int[Tensor, "round slot"], n_items: int) -> Float[Tensor, " item"]:
+    """Return how often each item was shown, float64."""
+    return torch.bincount(slate.reshape(-1), minlength=n_items).double()
+
+
+def gini(amount: Float[Tensor, " item"]) -> float:
+    """Return the Gini index of what each item got.
+
+    G = Σ_i (2i - n - 1) x_(i) / (n Σ x), x sorted upward: half the mean absolute difference of two items
+    drawn with replacement, over the mean (Gini 1912). 0 where all items have the same, (n - 1) / n where
+    one item has everything. Items that got nothing count.
+
+    Raises:
+        BadInput: if an amount is negative or nobody got anything.
+    """
+    x = amount.double().sort().values
+    if bool((x[:1] < 0).any()):
+        raise BadInput(f"a Gini index is of amounts of at least 0, not {float(x[0])}")
+    total, n = float(x.sum()), len(x)
+    if total == 0:
+        raise BadInput("a Gini index of nothing is not defined: no item was shown")
+    rank = torch.arange(1, n + 1, dtype=torch.float64, device=x.device)
+    return float(((2 * rank - n - 1) * x).sum()) / (n * total)
+
+
+def coverage(shown: Float[Tensor, " item"]) -> float:
+    """Return the share of the catalogue that was shown at least once."""
+    return float((shown > 0).double().mean())
+
+
+def drift(before: Float[Tensor, " item"], after: Float[Tensor, " item"]) -> float:
+    """Return the total-variation distance between two popularity shares: ½ Σ |p_i - q_i|, in [0, 1].
+
+    It is the share of the popularity that moved from one item to another; amounts are normalised first.
+
+    Raises:
+        BadInput: if an amount is negative or a sum is zero.
+    """
+    shares = []
+    for name, x in (("before", before.double()), ("after", after.double())):
+        if bool((x < 0).any()) or float(x.sum()) <= 0:
+            raise BadInput(f"popularity {name} has no shares: amounts are at least 0 and not all 0")
+        shares.append(x / x.sum())
+    return 0.5 * float((shares[0] - shares[1]).abs().sum())
