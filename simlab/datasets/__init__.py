@@ -1,0 +1,1 @@
+"""Data sets: logs of real recommenders, each read by one file."""

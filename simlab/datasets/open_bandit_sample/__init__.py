@@ -1,0 +1,1 @@
+"""The packaged sample of the Open Bandit Dataset, how it is read and how it was made."""
