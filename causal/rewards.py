@@ -15,6 +15,7 @@ from simlab.rankers.contract import Ranker, Sizes
 from simlab.seeds import Seed
 
 
+@runtime_checkable
 class Fitted(Protocol):
     """A reward model that has seen its rows."""
 
@@ -103,20 +104,22 @@ class RankerReward:
         seen = answers(log)
         if bool(((seen != 0) & (seen != 1)).any()):
             raise BadInput("a ranker's reward model needs rewards of 0 and 1")
-        log = replace(log, click=seen.float(), reward=seen.sum(1).float())
-        features = 0 if log.features is None else log.features.shape[1]
+        known = None if log.features is None else log.features.float()
+        log = replace(log, click=seen.float(), reward=seen.sum(1).float(), features=known)
+        features = 0 if known is None else known.shape[1]
         ranker = self.make(Sizes(int(log.user.max()) + 1, log.n_items, features, slots))
         if ranker.past != self.past:
             raise BadInput(
                 f"ranker {ranker.name} wants past={ranker.past}, but its reward model says {self.past}"
             )
-        fit(ranker, log, weight=weight, seed=seed, **self.fit_kwargs)
+        each = None if weight is None else weight.float().unsqueeze(1).expand_as(seen)
+        fit(ranker, log, weight=each, seed=seed, **self.fit_kwargs)
         model = _FittedRanker(ranker.eval(), torch.ones(slots, dtype=torch.float64))
         place = positions(log).reshape(-1)
         shown = torch.zeros(slots, dtype=torch.float64)
         clicked = torch.zeros(slots, dtype=torch.float64)
         said = model.of_shown(log, self.past)
-        by = torch.ones_like(said) if weight is None else weight.double().unsqueeze(1).expand_as(said)
+        by = torch.ones_like(said) if each is None else each.double()
         shown.index_add_(0, place, (by * said).reshape(-1))
         clicked.index_add_(0, place, (by * seen).reshape(-1))
         # A position that these rows never show keeps the factor of the whole.
@@ -133,6 +136,7 @@ class _FittedRanker:
         self, context: Context, position: Int[Tensor, "user slot"]
     ) -> Float[Tensor, "user slot cand"]:
         """Return sigmoid(logit) times the factor of the position."""
+        context = replace(context, features=context.features.float())
         with torch.no_grad():
             chance = self.ranker.score(context).double().sigmoid()
         return self.factor[position].unsqueeze(2) * chance.unsqueeze(1)

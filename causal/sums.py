@@ -170,7 +170,7 @@ def multipliers(rows: Int[Tensor, " round"], replicates: int, seed: Seed) -> Flo
     ids = rows.cpu()
     # One column would be keyed in another way than the first of many, so at least two are drawn.
     luck = seed.at(ids, torch.zeros_like(ids)).uniform("poisson bootstrap", max(replicates, 2))
-    return torch.bucketize(luck[:, :replicates], _POISSON, right=True).double()
+    return torch.bucketize(luck[:, :replicates].contiguous(), _POISSON, right=True).double()
 
 
 _POISSON = torch.from_numpy(stats.poisson.cdf(np.arange(11), 1.0)).float()

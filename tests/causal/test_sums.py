@@ -1,0 +1,124 @@
+"""Sums of scores: streaming gives what the whole gives."""
+
+import functools
+import operator
+
+import pytest
+import torch
+
+from causal.bandit.ips import IPS
+from causal.bandit.sndr import SNDR
+from causal.bandit.snips import SNIPS
+from causal.contract import Rounds, Score, Scores, stderr, value
+from causal.intervals import clustered, interval
+from causal.sums import ScoreSums, multipliers
+from simlab.errors import BadInput
+from simlab.seeds import Seed
+
+
+def made(n: int, seed: int) -> Rounds:
+    g = torch.Generator().manual_seed(seed)
+
+    def noise() -> torch.Tensor:
+        return torch.rand(n, generator=g, dtype=torch.float64)
+
+    return Rounds(noise(), -noise().log(), noise(), noise())
+
+
+def part(scores: Scores, rows: torch.Tensor) -> Scores:
+    return tuple(Score(s.numerator[rows], s.denominator[rows]) for s in scores)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_any_split_in_any_order_is_the_whole(seed: int) -> None:
+    scores = SNDR().score(made(500, seed))
+    whole = ScoreSums.of(scores, replicates=20, seed=Seed(seed))
+    g = torch.Generator().manual_seed(seed)
+    belongs = torch.randint(0, 6, (500,), generator=g)  # rows scattered over six workers
+    parts = []
+    for worker in torch.randperm(6, generator=g).tolist():
+        rows = (belongs == worker).nonzero().squeeze(1)
+        parts.append(ScoreSums.of(part(scores, rows), rows=rows, replicates=20, seed=Seed(seed)))
+    merged = functools.reduce(operator.add, parts)
+    assert merged.count == whole.count == 500
+    for name in ("sums", "cross", "replicates"):
+        assert torch.allclose(getattr(merged, name), getattr(whole, name), rtol=1e-12, atol=1e-10)
+    assert merged.value() == pytest.approx(value(scores), rel=1e-12)
+    assert merged.stderr() == pytest.approx(stderr(scores), rel=1e-10)
+    for kind in ("normal", "student-t"):
+        a, b = merged.interval(kind), interval(scores, kind)
+        assert (a.low, a.high) == pytest.approx((b.low, b.high), rel=1e-10)
+    a, b = merged.interval("poisson"), whole.interval("poisson")
+    assert (a.low, a.high) == pytest.approx((b.low, b.high), rel=1e-10)
+
+
+def test_blocks_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
+    scores = SNIPS().score(made(300, 1))
+    whole = ScoreSums.of(scores, replicates=30)
+    monkeypatch.setattr("causal.sums._CELLS", 30 * 11)
+    assert torch.allclose(ScoreSums.of(scores, replicates=30).replicates, whole.replicates, rtol=1e-12)
+
+
+def test_a_large_mean_does_not_drown_the_spread() -> None:
+    """Rewards of a million and a bit: raw sums of squares would keep four digits of the variance."""
+    x = 1e6 + torch.rand(4000, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    scores: Scores = (Score(x, torch.ones_like(x)),)
+    halves = [ScoreSums.of(part(scores, torch.arange(i, 4000, 2))) for i in (0, 1)]
+    assert (halves[0] + halves[1]).stderr() == pytest.approx(stderr(scores), rel=1e-9)
+
+
+def test_multipliers_are_poisson_and_keyed_by_row() -> None:
+    rows = torch.arange(4000)
+    m = multipliers(rows, 50, Seed(4))
+    assert torch.equal(m[100:200], multipliers(rows[100:200], 50, Seed(4)))
+    assert torch.equal(m[:, :7], multipliers(rows, 7, Seed(4)))
+    assert torch.equal(m[:, :1], multipliers(rows, 1, Seed(4)))
+    assert not torch.equal(m, multipliers(rows, 50, Seed(5)))
+    # 200,000 draws: mean and variance are 1 ± 4/√200,000 and 1 ± 4·√(3/200,000).
+    assert float(m.mean()) == pytest.approx(1, abs=0.009)
+    assert float(m.var()) == pytest.approx(1, abs=0.016)
+    zero, one, two = ((m == k).double().mean().item() for k in (0, 1, 2))
+    assert (zero, one, two) == pytest.approx((0.3679, 0.3679, 0.1839), abs=0.0045)
+    # Rows and replicates do not follow each other.
+    assert abs(float(torch.corrcoef(m[:, :2].T)[0, 1])) < 4 / 4000**0.5
+    assert abs(float(torch.corrcoef(m[:2])[0, 1])) < 4 / 50**0.5
+
+
+def test_replicates_have_the_right_spread() -> None:
+    scores = SNIPS().score(made(3000, 3))
+    draws = ScoreSums.of(scores, replicates=2000, seed=Seed(1)).draws()
+    assert float(draws.std()) == pytest.approx(stderr(scores), rel=0.07)
+
+
+def test_user_ids_as_row_ids_resample_users() -> None:
+    """Each user's rows come and go together, also when they lie in two files."""
+    rounds = made(600, 4)
+    users = torch.arange(600) % 150
+    scores = IPS().score(Rounds(rounds.reward[users], rounds.weight[users]))  # four copies of 150 rows
+    first, second = torch.arange(300), torch.arange(300, 600)
+    sums = [
+        ScoreSums.of(part(scores, rows), rows=users[rows], replicates=2000, seed=Seed(2))
+        for rows in (first, second)
+    ]
+    spread = float((sums[0] + sums[1]).draws().std())
+    assert spread == pytest.approx(stderr(clustered(scores, users)), rel=0.08)
+    assert spread > 1.7 * stderr(scores)
+
+
+def test_refusals() -> None:
+    scores = SNIPS().score(made(10, 5))
+    sums = ScoreSums.of(scores)
+    with pytest.raises(BadInput, match="cannot be merged"):
+        sums.merge(ScoreSums.of(SNDR().score(made(10, 5))))
+    with pytest.raises(BadInput, match="same seed"):
+        sums.merge(ScoreSums.of(scores, seed=Seed(1)))
+    with pytest.raises(BadInput, match="carry none"):
+        sums.interval("poisson")
+    with pytest.raises(BadInput, match="not bca"):
+        sums.interval("bca")
+    with pytest.raises(BadInput, match="10 rows of scores have 3 row ids"):
+        ScoreSums.of(scores, rows=torch.arange(3))
+    with pytest.raises(BadInput, match="at least 2 rows"):
+        ScoreSums.of(SNIPS().score(made(1, 5))).stderr()
+    with pytest.raises(BadInput, match="all weights are zero"):
+        ScoreSums.of((Score(torch.ones(3).double(), torch.zeros(3).double()),)).value()
