@@ -1,7 +1,7 @@
 """The faces of a world: `gymnasium.Env` for one user, `gymnasium.vector.VectorEnv` for a batch."""
 
 from dataclasses import fields
-from typing import Any, ClassVar
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -78,7 +78,7 @@ class WorldEnv(gym.Env[Observation, Any]):
         world: the world.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": []}
+    metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012
 
     def __init__(self, world: SlateWorld[Any]) -> None:
         self.world = world
@@ -192,7 +192,8 @@ class WorldVectorEnv(VectorEnv[Observation, Any, Any]):
     def _last(self, state: State[Any], done: Tensor) -> Any:
         """Return the last observations of finished rows, one object a row, as Gymnasium's wrappers want."""
         rows = done.nonzero().squeeze(1)
-        seen = {k: v[rows].cpu().numpy() for k, v in _observation(self.world.observe(state)).items()}
+        context = self.world.observe(self.world.rows(state, rows))
+        seen = {k: v.cpu().numpy() for k, v in _observation(context).items()}
         last = np.full(self.num_envs, None, dtype=object)
         for i, row in enumerate(rows.tolist()):
             last[row] = {name: value[i] for name, value in seen.items()}

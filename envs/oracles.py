@@ -80,7 +80,8 @@ class FarSighted:
             near = (users.consumed / max(world.spec.boredom_limit, 1e-9)).clamp(max=1.0)
         else:  # nobody is ever bored: a believer still rations every topic
             near = torch.full_like(taste, 0.5)
-        return attraction * (1 - self.price * (taste * near) @ world.topics.T)
+        toll: Tensor = self.price * (taste * near) @ world.topics.T
+        return attraction * (1 - toll)
 
     def distribution(self, context: Context, slots: int) -> SlateDistribution:
         """Return all mass on the best slate."""

@@ -12,7 +12,7 @@ from envs.world import SlateWorld
 from simlab.log import Log
 from simlab.policy import Policy
 from simlab.seeds import Seed
-from simlab.slates import PlackettLuce
+from simlab.slates import SlateDistribution
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,6 @@ def roll(
     )
 
 
-def _slot_propensity(chosen: Any, columns: Tensor) -> Tensor:
+def _slot_propensity(chosen: SlateDistribution, columns: Tensor) -> Tensor:
     """Return the slot marginals, never above 1 by rounding."""
-    value = chosen.marginals(columns).double()
-    return value.clamp(max=1.0) if isinstance(chosen, PlackettLuce) else value
+    return chosen.marginals(columns).double().clamp(max=1.0)

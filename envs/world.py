@@ -183,6 +183,19 @@ class SlateWorld(ABC, Generic[Users]):
         hidden = (age > state.step.unsqueeze(1)) | (items == self.blank)
         return items.masked_fill(hidden, PAD), answers.masked_fill(hidden, 0.0)
 
+    def rows(self, state: State[Users], index: Int[Tensor, " row"]) -> State[Users]:
+        """Return the state of some users only, in the same market."""
+        users: Any = state.users
+        few = {f.name: getattr(users, f.name)[index] for f in fields(users)}
+        return replace(
+            state,
+            user=state.user[index],
+            step=state.step[index],
+            active=state.active[index],
+            users=replace(users, **few),
+            recent=tuple((slate[index], click[index]) for slate, click in state.recent),
+        )
+
     def expected(self, state: State[Users], slate: Int[Tensor, "user slot"]) -> Float[Tensor, "user slot"]:
         """Return the exact click probability of each slot; their sum is the exact expected reward."""
         attraction = self.respond(state.users, state.popularity, slate)
@@ -205,25 +218,23 @@ class SlateWorld(ABC, Generic[Users]):
         self, state: State[Users], done: Bool[Tensor, " user"], stride: int, seed: Seed
     ) -> State[Users]:
         """Replace the users of finished rows by new ones, with ids `stride` higher. The market goes on."""
+        rows = done.nonzero().squeeze(1)
+        if not len(rows):
+            return state
         user = torch.where(done, state.user + stride, state.user)
-        fresh = self.initial(user, seed)
+        fresh = self.initial(user[rows], seed)
+        merged = {
+            f.name: getattr(state.users, f.name).index_copy(0, rows, getattr(fresh, f.name))
+            for f in fields(fresh)  # type: ignore[arg-type]
+        }
         return replace(
             state,
             user=user,
             step=torch.where(done, 0, state.step),
             active=state.active | done,
-            users=blend(done, fresh, state.users),
+            users=replace(fresh, **merged),  # type: ignore[type-var]
         )
 
     @abstractmethod
     def to(self, device: torch.device | str) -> "SlateWorld[Users]":
         """Return the same world on another device."""
-
-
-def blend(mask: Bool[Tensor, " user"], new: Users, old: Users) -> Users:
-    """Take the rows of `new` where the mask is True, of `old` elsewhere, in every tensor field."""
-    merged: dict[str, Any] = {}
-    for f in fields(new):  # type: ignore[arg-type]
-        a, b = getattr(new, f.name), getattr(old, f.name)
-        merged[f.name] = torch.where(mask.view(-1, *[1] * (a.ndim - 1)), a, b)
-    return replace(new, **merged)  # type: ignore[type-var]

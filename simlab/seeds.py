@@ -39,10 +39,16 @@ def _mix_(x: Tensor) -> Tensor:
 
 
 @lru_cache(maxsize=4096)
-def _word(seed: int, purpose: str) -> int:
+def _hash(seed: int, purpose: str) -> int:
     """Hash a seed and a name to one 64-bit word."""
     digest = hashlib.blake2b(f"{seed}/{purpose}".encode(), digest_size=8).digest()
     return _signed(int.from_bytes(digest, "little"))
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _word(seed: int, purpose: str) -> int:
+    """Return the cached hash; a compiled graph takes it as a constant."""
+    return _hash(seed, purpose)
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,8 @@ class PositionBased:
     ) -> Float[Tensor, " user"]:
         """Return Σ_k c_k log p_k + (1 - c_k) log(1 - p_k)."""
         chance = self.probs(attraction)
-        return (torch.xlogy(click, chance) + torch.special.xlog1py(1 - click, -chance)).sum(1)
+        clicked, passed = torch.xlogy(click, chance), torch.special.xlog1py(1 - click, -chance)
+        return torch.add(clicked, passed).sum(1)
 
     def sample(
         self, attraction: Float[Tensor, "user slot"], uniform: Float[Tensor, "user slot"]

@@ -211,7 +211,7 @@ class Feed(SlateWorld[FeedUsers]):
 
     def _wish(self, users: FeedUsers) -> Float[Tensor, "user topic"]:
         """Return slope · u∘(1 - boredom · b)."""
-        wish = users.taste * self.spec.slope
+        wish: Tensor = users.taste * self.spec.slope
         if self.spec.boredom:
             wish.addcmul_(wish, users.boredom, value=-self.spec.boredom)
         return wish
@@ -296,7 +296,8 @@ class Feed(SlateWorld[FeedUsers]):
 
 def _normal(uniform: Float[Tensor, "user draw"]) -> Float[Tensor, "user draw"]:
     """Turn uniforms in (0, 1) into standard normals."""
-    return torch.special.ndtri(uniform.double()).float()
+    normal: Tensor = torch.special.ndtri(uniform.double())
+    return normal.float()
 
 
 PART = Feed

@@ -1,6 +1,7 @@
 """Feed-v0 shows what it says: each effect is there with a stated margin, and vanishes with its switch."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
@@ -98,7 +99,7 @@ def test_popularity_feedback_concentrates_exposure(sharpness: float, margin: flo
     assert max(off) < 0.15  # 30 impressions an item, drawn at random
 
 
-ONLY_BOREDOM = {"drift": 0.0, "churn": 0.0, "conformity": 0.0, "popularity_feedback": 0.0}
+ONLY_BOREDOM: dict[str, Any] = {"drift": 0.0, "churn": 0.0, "conformity": 0.0, "popularity_feedback": 0.0}
 
 
 def gain(spec: FeedSpec, believe: bool, seed: int = 9, users: int = 600) -> Tensor:

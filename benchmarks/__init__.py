@@ -1,0 +1,1 @@
+"""Benchmarks: one script an area; run them from the root of the project."""
