@@ -3,6 +3,7 @@
 import html
 import math
 import numbers
+import re
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -10,6 +11,8 @@ if TYPE_CHECKING:
 
 _MISSING = "–"
 _DIGITS = 4
+_FIGURES = re.compile(r"[-+−]?\d[\d.,%…\s+−-]*")
+"""A text of figures, such as an interval: such a column is set to the right, like numbers."""
 
 
 def plain(text: object) -> str:
@@ -63,7 +66,8 @@ def _column(values: list[Any]) -> tuple[list[str], bool]:
     if kinds and all(isinstance(v, bool) for v in kinds):
         return [_MISSING if _missing(v) else "yes" if v else "no" for v in values], False
     if not kinds or not all(isinstance(v, numbers.Real) for v in kinds):
-        return [_MISSING if _missing(v) else str(v) for v in values], False
+        texts = [_MISSING if _missing(v) else str(v) for v in values]
+        return texts, sum(bool(_FIGURES.fullmatch(t)) for t in texts) > len(texts) / 2
     finite = [abs(float(v)) for v in kinds if math.isfinite(v) and v != 0]
     whole = all(float(v).is_integer() for v in kinds if math.isfinite(v))
     if whole or not finite or max(finite) / min(finite) > 1e6 or max(finite) < 1e-5:

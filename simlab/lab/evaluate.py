@@ -1,0 +1,75 @@
+"""`simlab evaluate`: what another policy would have earned on a log, and how sure that is.
+
+Importing this file is light: `--help` reads the options from it. The work is in `evaluation.py`.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """Say from a log what another policy would have earned, and how sure that is.
+
+    Writes a folder with one row for each estimator in results.parquet, diagnostics.json and report.html.
+    A log that cannot answer is refused (exit code 2), and an earlier run's folder is then left as it was.
+    """
+
+    log: tyro.conf.Positional[str]
+    """The log: a Parquet, CSV or Open Bandit file, or open-bandit:random/men for the packaged sample."""
+    policy: str
+    """The policy to evaluate: uniform, bernoulli-ts, "greedy(mf)", "softmax(popularity, temperature=0.5)",
+    "epsilon(greedy(popularity), 0.1)", saved:FOLDER, or column:NAME for a column of the file that holds the
+    policy's probability of what was shown. Rankers learn from half of the users; the others judge."""
+    estimators: tuple[str, ...] = ("all",)
+    """Estimators, such as ips snips dr, or all."""
+    interval: str = "student-t"
+    """Kind of interval: normal, student-t, bootstrap, bca, bernstein, cluster or poisson."""
+    level: float = 0.95
+    """Level of the intervals, between 0 and 1."""
+    reward_model: str = "auto"
+    """Reward model of the estimators that need one: logistic, ridge, gradient-boosting, the name of a ranker,
+    the import path of a scikit-learn estimator, or none. auto is logistic for rewards of 0 and 1, ridge for
+    others, and for large catalogues the ranker popularity."""
+    folds: int = 3
+    """Folds of cross-fitting: no row is scored by a reward model that has seen it."""
+    columns: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """Which column of the file is which field, as FIELD=COLUMN, such as propensity=pscore; may be repeated.
+    features takes several columns or patterns, joined by commas: features=age,x_*."""
+    layout: Literal["auto", "wide", "long", "obp"] = "auto"
+    """wide is a row for each slate, long a row for each item shown, obp the Open Bandit Dataset's files."""
+    items: int | None = None
+    """Number of items in the catalogue; by default the largest id + 1."""
+    position_from: Literal[0, 1] | None = None
+    """Where the file starts to count positions."""
+    recode: tuple[Literal["user", "item"], ...] = ()
+    """Number these ids from 0: they are sparse."""
+    truth: float | None = None
+    """The policy's known value, to be drawn beside the estimates."""
+    force: bool = False
+    """Print and write the estimates even if the diagnostics refuse them."""
+    seed: int = 0
+    """Root of all randomness: the same seed gives the same results, bit for bit."""
+    out: Path | None = None
+    """Folder to write; by default runs/evaluate-<time>-<hash>."""
+    overwrite: bool = False
+    """Replace an earlier run in --out, once this run has succeeded."""
+    config: Path | None = None
+    """YAML file with options of this command; what the command line says wins."""
+
+
+def run_evaluate(config: EvaluateConfig) -> int:
+    """Evaluate from the command line, and write the run's folder."""
+    from simlab.lab.evaluation import check, evaluate_log
+    from simlab.lab.evaluation_report import print_result, write
+    from simlab.lab.runs import open_run
+
+    check(config)
+    with open_run("evaluate", config, out=config.out, overwrite=config.overwrite) as run:
+        result = evaluate_log(config)
+        write(run, result, config)
+    print_result(result, run.target)
+    return 0

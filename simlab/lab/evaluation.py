@@ -1,0 +1,223 @@
+"""The work of `simlab evaluate`: log and policy in, estimates, diagnostics and a verdict out."""
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from causal.contract import Rounds, Score, ones
+from causal.diagnostics import Diagnostics, Verdict, diagnose, verdict
+from causal.evaluation import Estimate, estimate, evaluate, paired_difference, to_frame
+from causal.intervals import KINDS
+from causal.rewards import RewardModel, answers
+from causal.rounds import rounds
+from simlab.errors import BadInput, nearest
+from simlab.lab.grammar import parse
+from simlab.lab.log_source import LogSource, load, named, probability
+from simlab.lab.reward_models import check_word, reward_model
+from simlab.lab.targets import Target, make_target
+from simlab.parts import names, part
+from simlab.seeds import Seed
+
+if TYPE_CHECKING:
+    from simlab.lab.evaluate import EvaluateConfig
+
+_COLUMN = "column:"
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What the policy is known to earn.
+
+    Attributes:
+        value: mean reward of a round.
+        low: end of its interval, or the value itself.
+        high: the other end.
+        words: where it comes from.
+    """
+
+    value: float
+    low: float
+    high: float
+    words: str
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """What an evaluation found.
+
+    Attributes:
+        policy: the policy in its canonical words.
+        frame: one row for each estimator.
+        estimates: the same, with scores.
+        logged: the mean reward of the log itself, with its interval.
+        rounds: weights and rewards of the rounds that judged.
+        diagnostics: of the weights and propensities.
+        verdict: whether to believe the estimates.
+        truth: what the policy is known to earn, if it is.
+        notes: what the reader must know, in sentences.
+        item_names: the owner's item ids.
+    """
+
+    policy: str
+    frame: pd.DataFrame
+    estimates: list[Estimate]
+    logged: Estimate
+    rounds: Rounds
+    diagnostics: Diagnostics
+    verdict: Verdict
+    truth: Truth | None
+    notes: tuple[str, ...]
+    item_names: tuple[str, ...]
+
+
+class _Logged:
+    """The mean reward: the value of the logging policy itself."""
+
+    name: ClassVar[str] = "logged"
+    needs_model: ClassVar[bool] = False
+    unbiased: ClassVar[bool] = True
+
+    def score(self, rounds: Rounds) -> tuple[Score, ...]:
+        return (Score(rounds.reward, ones(rounds.reward)),)
+
+
+def check(config: "EvaluateConfig") -> None:
+    """Refuse options that cannot be, before anything is read.
+
+    Raises:
+        BadInput: one sentence with the option, its value and the nearest known one.
+    """
+    known = [n.replace("_", "-") for n in names("estimator")]
+    for name in config.estimators:
+        if name != "all" and name not in known:
+            raise BadInput(f"there is no estimator named {name}{nearest(name, [*known, 'all'])}")
+    if not config.estimators:
+        raise BadInput("--estimators is empty; name some, or all")
+    if config.interval not in KINDS:
+        raise BadInput(f"there is no interval named {config.interval}{nearest(config.interval, KINDS)}")
+    if not 0 < config.level < 1:
+        raise BadInput(f"level is {config.level}, but a coverage is between 0 and 1")
+    if config.folds < 2:
+        raise BadInput(f"folds is {config.folds}, but cross-fitting needs at least 2")
+    check_word(config.reward_model)
+    named(config.log)
+    if not config.policy.startswith(_COLUMN):
+        parse(config.policy)
+
+
+def evaluate_log(config: "EvaluateConfig") -> Result:
+    """Evaluate.
+
+    Raises:
+        BadInput: for a log or a policy that cannot be, and for a log that cannot answer, unless forced.
+    """
+    seed = Seed(config.seed)
+    source = load(config)
+    target = _target(config, source, seed)
+    chosen, model, notes = _estimators(config, target, source)
+    weighed = rounds(
+        target.log,
+        target.policy,
+        model,
+        folds=config.folds,
+        seed=seed.split("folds"),
+        past=target.past,
+        page_slots=source.page_slots if target.log.position is not None else None,
+    )
+    policy = None if isinstance(target.policy, Tensor) else target.policy
+    found = diagnose(weighed, target.log, policy, past=target.past, page_slots=source.page_slots)
+    said = verdict(found)
+    if said.level == "refused" and not config.force:
+        raise BadInput(said.sentences[0])
+    kind, level, luck = config.interval, config.level, seed.split("intervals")
+    estimates = evaluate(weighed, chosen, kind, level, seed=luck)
+    logged = estimate(_Logged(), weighed, kind, level, seed=luck)
+    frame = to_frame(estimates)
+    lifts = [
+        paired_difference(e.scores, logged.scores, kind, level, group=weighed.group, seed=luck)
+        for e in estimates
+    ]
+    frame["lift"] = [d.value for d in lifts]
+    frame["lift_low"] = [d.interval.low for d in lifts]
+    frame["lift_high"] = [d.interval.high for d in lifts]
+    return Result(
+        policy=target.name,
+        frame=frame,
+        estimates=estimates,
+        logged=logged,
+        rounds=weighed,
+        diagnostics=found,
+        verdict=said,
+        truth=_truth(config, source, target),
+        notes=(*target.notes, *notes),
+        item_names=target.log.item_names,
+    )
+
+
+def _target(config: "EvaluateConfig", source: LogSource, seed: Seed) -> Target:
+    if config.policy.startswith(_COLUMN):
+        name = config.policy.removeprefix(_COLUMN).strip()
+        if not name:
+            raise BadInput("column: needs the name of a column, column:NAME")
+        chance = probability(config, name, source.log)
+        note = f"Column {name} says how likely the policy is to do what was logged, and nothing of the rest."
+        return Target(config.policy, source.log, chance, notes=(note,))
+    campaign = getattr(source.dataset, "campaign", None)
+    return make_target(config.policy, source.log, source.catalog, seed, campaign)
+
+
+def _estimators(
+    config: "EvaluateConfig", target: Target, source: LogSource
+) -> tuple[list[Any], RewardModel | None, tuple[str, ...]]:
+    """Return the estimators that apply, the reward model if any of them needs one, and what was left out."""
+    everything = "all" in config.estimators
+    words = names("estimator") if everything else list(dict.fromkeys(config.estimators))
+    chosen = [part("estimator", word)() for word in words]
+    if everything:  # the simplest first
+        chosen.sort(key=lambda e: (e.needs_model, len(e.name)))
+    if not any(e.needs_model for e in chosen):
+        return chosen, None, ()
+    why = ""
+    model = None
+    if isinstance(target.policy, Tensor):
+        why = "a reward model needs to know all that the policy does, and a column does not say it"
+    elif config.reward_model == "none":
+        why = "there is no reward model"
+    else:
+        try:
+            answers(target.log)
+            model = reward_model(config.reward_model, target.log, source.catalog)
+        except BadInput as reason:
+            if config.reward_model != "auto":
+                raise
+            why = str(reason)
+    if model is not None:
+        return chosen, model, ()
+    left = [e for e in chosen if e.needs_model]
+    if not everything:
+        raise BadInput(f"{left[0].name} needs a reward model: {why}")
+    sentence = f"{', '.join(e.name for e in left)} are left out: {why}."
+    return [e for e in chosen if not e.needs_model], None, (sentence,)
+
+
+def _truth(config: "EvaluateConfig", source: LogSource, target: Target) -> Truth | None:
+    """Return the value that the options give, or that the policy's own log in the same data set shows."""
+    if config.truth is not None:
+        return Truth(config.truth, config.truth, config.truth, "given with --truth")
+    logger = str(getattr(source.dataset, "policy", ""))
+    twin = {("random", "bernoulli-ts"): "bts", ("bts", "random"): "random"}.get((logger, target.name))
+    if twin is None:
+        return None
+    own = replace(source.dataset, policy=twin).load()
+    reward = own.reward.double()
+    mean = estimate(_Logged(), Rounds(reward, torch.ones_like(reward)), "student-t", config.level)
+    clicks = int(reward.sum())
+    return Truth(
+        mean.value,
+        mean.interval.low,
+        mean.interval.high,
+        f"mean of the {len(own):,} rounds that the policy {twin} logged itself ({clicks} clicks)",
+    )
