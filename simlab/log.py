@@ -229,7 +229,7 @@ def check(log: Log) -> None:
         value = getattr(log, name)
         if value is not None:
             _refuse(name, value, value.isnan(), "is missing or not a number")
-            cents = 1 < float(value.max()) <= 100 and float(value.min()) > 0
+            cents = 2 <= float(value.max()) <= 100 and float(value.min()) > 0
             hint = "; if these are per cent, divide by 100" if cents else ""
             _refuse(name, value, (value <= 0) | (value > 1), f"is not a probability in (0, 1]{hint}")
     for name in ("reward", "click", "features"):

@@ -66,8 +66,8 @@ class Cells:
 
 
 def show(value: object) -> str:
-    """Return a value on one short line: text quoted, numbers plain."""
-    text = str(value) if isinstance(value, int | float) else repr(value)
+    """Return a value on one short line: text quoted, the rest plain."""
+    text = repr(value) if isinstance(value, str | bytes | list | dict) else str(value)
     return text if len(text) <= 60 else text[:57] + "…" + text[-1]
 
 
@@ -132,9 +132,12 @@ def integers(cells: Cells) -> Int[np.ndarray, " row"]:
     elif not _is_number(kind):
         cells.refuse(0, f"is {_article(kind)}, not a whole number")
     real = floats(cells)
-    wrong = (real != np.floor(real)) | (np.abs(real) >= 2.0**63)
-    if wrong.any():
-        cells.refuse(int(wrong.argmax()), "is not a whole number")
+    for wrong, why in (
+        (real != np.floor(real), "is not a whole number"),
+        (np.abs(real) >= 2.0**63, "does not fit a signed 64-bit number"),
+    ):
+        if wrong.any():
+            cells.refuse(int(wrong.argmax()), why)
     return real.astype(np.int64)
 
 

@@ -34,6 +34,12 @@ ALIASES: dict[str, tuple[str, ...]] = {
 """Names under which a field is found when the map does not say. `slot` and `round` are of the long layout."""
 
 ROW = ("user", "session", "step", "treatment", "terminated", "truncated", "policy", "candidates", "features")
+NEEDED = {
+    "wide": (("slate", "item"), ("propensity", "slot_propensity"), ("reward", "click")),
+    "long": (("round",), ("slot",), ("item",), ("propensity", "slot_propensity"), ("click", "reward")),
+}
+"""Of each of these groups, a file has at least one column."""
+
 WIDE = ("slate", "item", "propensity", "slot_propensity", "click", "reward", "position", *ROW)
 LONG = ("round", "slot", "item", "propensity", "slot_propensity", "click", "reward", *ROW)
 
@@ -45,7 +51,8 @@ class ColumnMap:
     None finds the column by its name or alias; "" leaves the field out even if there is such a column.
 
     Attributes:
-        slate: the items of a row, a list or text such as `3 7 9`, `3|7|9`, `[3, 7, 9]`.
+        slate: the items of a row, a list or text such as `3 7 9`, `3|7|9`, `[3, 7, 9]`. Names in text are
+            separated by `|`, `;` or `,`, not by spaces.
         item: the one item of a row: K = 1, or a row of the long layout.
         propensity: probability of the whole slate.
         slot_propensity: probability of each item at its slot.
@@ -117,12 +124,13 @@ def find(field: str, columns: ColumnMap, names: Sequence[str]) -> str | None:
     return found[0] if found else None
 
 
-def missing(field: str, names: Sequence[str]) -> BadInput:
-    """Return the refusal of a file without a column that is needed."""
+def missing(fields: Sequence[str], names: Sequence[str]) -> BadInput:
+    """Return the refusal of a file in which one of these fields is needed and none is there."""
     plain = {_plain(name): name for name in names}
-    near = [plain[m] for alias in ALIASES[field] for m in get_close_matches(alias, plain, n=1)]
-    hint = f"; did you mean {near[0]}?" if near else close(field, names)
-    return BadInput(f"column {field} is missing{hint}")
+    aliases = [alias for field in fields for alias in ALIASES[field]]
+    near = [plain[m] for alias in aliases for m in get_close_matches(alias, plain, n=1)]
+    hint = f"; did you mean {near[0]}?" if near else close(fields[0], names)
+    return BadInput(f"column {' or '.join(fields)} is missing{hint}")
 
 
 def features(columns: ColumnMap, names: Sequence[str]) -> list[str]:

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from simlab.errors import BadInput
@@ -26,7 +27,7 @@ DTYPES = {"click": "float32", "features": "float32"}
 NO_SLATE = "column propensity is missing: a whole slate's probability does not follow from those of its slots"
 """The refusal of slates that only have `slot_propensity`."""
 
-Array = np.ndarray[Any, Any]
+Array = NDArray[Any]
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,11 @@ SEPARATORS = "|;,"
 """What may stand between the elements of a list that is text; without any of these, white space does."""
 
 
+_BRACKETS = r"^\[(.*)\]$|^\((.*)\)$"
+_QUOTED = r"^\"(.*)\"$|^'(.*)'$"
+_NUMBERS = r"^[-+0-9.eE\s]+$"
+
+
 def elements(cells: Cells) -> Cells:
     """Return all elements, row after row, with the offsets of the rows.
 
@@ -29,10 +34,21 @@ def elements(cells: Cells) -> Cells:
     if is_list(flat.type):
         cells.refuse(0, "is a list of lists, not a list of values")
     if text:
-        flat = pc.utf8_trim(flat, characters=" \t'\"")
+        flat = pc.replace_substring_regex(pc.utf8_trim_whitespace(flat), _QUOTED, r"\1\2")
     return Cells(
         cells.name, flat, text, cells.first, np.concatenate([[0], lengths.cumsum()]).astype(np.int64)
     )
+
+
+def single(cells: Cells) -> Cells:
+    """Return one element for each row; text is not cut.
+
+    Raises:
+        BadCell: for a list.
+    """
+    if is_list(cells.values.type):
+        cells.refuse(0, "is a list, not one item")
+    return Cells(cells.name, cells.values, cells.text, cells.first, np.arange(len(cells.values) + 1))
 
 
 def lengths(flat: Cells) -> Int[np.ndarray, " row"]:
@@ -73,11 +89,19 @@ def pad(ids: Int[np.ndarray, " element"], long: Int[np.ndarray, " row"]) -> Int[
 
 def _split(cells: Cells) -> pa.Array:
     """Cut text into lists of text."""
-    bare = pc.utf8_trim(cells.values, characters="[](){} \t\r\n")
+    bare = pc.replace_substring_regex(pc.utf8_trim_whitespace(cells.values), _BRACKETS, r"\1\2")
+    bare = pc.utf8_trim_whitespace(bare)
     empty = pc.equal(bare, "").to_numpy(zero_copy_only=False)
     if empty.any():
         cells.refuse(int(empty.argmax()), "is an empty list")
     for separator in SEPARATORS:
         if pc.any(pc.match_substring(bare, separator)).as_py():
             return pc.split_pattern(bare, separator)
-    return pc.utf8_split_whitespace(bare)
+    number = pc.match_substring_regex(bare, _NUMBERS).to_numpy(zero_copy_only=False)
+    if number.all():
+        return pc.utf8_split_whitespace(bare)
+    spaced = pc.match_substring_regex(bare, r"\s").to_numpy(zero_copy_only=False)
+    if spaced.any():  # "Star Wars" is one name, "3 7" two numbers, and "3 x" could be either
+        why = "is not a list of numbers, and names in a list are separated by | or ; or ,"
+        cells.refuse(int(((~number) if (spaced & ~number).any() else spaced).argmax()), why)
+    return pc.split_pattern(bare, SEPARATORS)  # one name a row

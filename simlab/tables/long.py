@@ -26,10 +26,6 @@ def read_long(rows: Rows) -> Log:
         BadInput: naming column, row and value; for rounds of different lengths, slots that are missing or
             there twice, and fields that differ within a round.
     """
-    names, plan = rows.table.column_names, rows.plan
-    for field in ("round", "slot", "item"):
-        if field not in plan.columns:
-            raise missing(field, names)
     where = _where(rows)
     slots = where.shape[1]
     values, user_names = row_fields(rows)
@@ -43,8 +39,6 @@ def read_long(rows: Rows) -> Log:
         values["features"] = context
     if cells := rows.field("propensity", needed=True):
         values["propensity"] = floats(cells)
-    elif "slot_propensity" not in plan.columns:
-        raise missing("propensity", names)
     elif slots > 1:
         raise BadInput(NO_SLATE)
     click, reward = rows.field("click"), rows.field("reward")
@@ -53,7 +47,7 @@ def read_long(rows: Rows) -> Log:
     rounds = {k: _one(rows, k, v, where) for k, v in values.items()}
     feedback = click if click is not None else reward
     if feedback is None:
-        raise missing("click", names)
+        raise missing(("click", "reward"), rows.table.column_names)
     rounds["click"] = floats(feedback)[where]
     rounds.setdefault("reward", rounds["click"].sum(1))
     rounds["slate"] = codes[where]

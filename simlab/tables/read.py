@@ -13,7 +13,7 @@ from simlab.errors import BadInput
 from simlab.log import VERSION, Log
 from simlab.tables import columns as names_of
 from simlab.tables.cells import plain
-from simlab.tables.columns import LONG, WIDE, ColumnMap, missing
+from simlab.tables.columns import LONG, NEEDED, WIDE, ColumnMap, missing
 from simlab.tables.fields import Plan, Rows
 from simlab.tables.long import read_long
 from simlab.tables.obp import as_table, load_npz
@@ -166,7 +166,7 @@ def _plan(
             found = {f: f for f in WIDE if f != "features" and f in names}
             for field in ("slate", "propensity", "reward"):
                 if field not in found:
-                    raise missing(field, names)
+                    raise missing((field,), names)
             plan = Plan(found, ("features",) if "features" in names else (), 0, (), own["n_items"])
             plan = replace(plan, item_names=tuple(own["items"]), user_names=tuple(own["users"]), own=own)
             return "wide", plan
@@ -183,8 +183,9 @@ def _plan(
             f"columns {found['slate']} and {found['item']} both say what was shown: "
             "leave one out with an empty name, or say layout=long"
         )
-    if "slate" not in found and "item" not in found:
-        raise missing("item" if layout == "long" else "slate", names)
+    for group in NEEDED["long" if layout == "long" else "wide"]:
+        if not any(field in found for field in group):
+            raise missing(group, names)
     chosen = tuple(names_of.features(columns, names))
     plan = Plan(found, chosen, columns.position_from, columns.recode, n_items)
     return layout, replace(plan, item_names=tuple(item_names), user_names=tuple(user_names))

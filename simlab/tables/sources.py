@@ -121,9 +121,8 @@ class CsvFile(Source):
             return None
         row, text = found[0], found[0].text[:60]
         at = f"row {row.number - 2}: " if row.number else ""
-        return (
-            f"{at}{text!r} has {row.actual_columns} cells, but the header has {row.expected_columns} columns"
-        )
+        cells = "1 cell" if row.actual_columns == 1 else f"{row.actual_columns} cells"
+        return f"{at}{text!r} has {cells}, but the header has {row.expected_columns} columns"
 
 
 class ParquetFile(Source):

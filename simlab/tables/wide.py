@@ -7,7 +7,7 @@ from simlab.log import Log
 from simlab.tables.cells import floats
 from simlab.tables.columns import missing
 from simlab.tables.fields import NO_SLATE, Array, Rows, assemble, features, from_zero, items, row_fields
-from simlab.tables.lists import elements, width
+from simlab.tables.lists import elements, single, width
 
 _LISTS = ("candidates", "features")
 
@@ -21,9 +21,8 @@ def read_wide(rows: Rows) -> Log:
     plan, n = rows.plan, len(rows)
     key = "slate" if "slate" in plan.columns else "item"
     shown = rows.field(key, needed=True)
-    if shown is None:
-        raise missing("slate", rows.table.column_names)
-    slate = elements(shown)
+    assert shown is not None
+    slate = elements(shown) if key == "slate" else single(shown)
     slots = width(slate)
     if slots == 0:
         slate.refuse_row(0, "is an empty slate")
@@ -59,11 +58,11 @@ def _worth(rows: Rows, values: dict[str, Array], slots: int) -> dict[str, Array]
     elif "click" in values:
         out["reward"] = values["click"].sum(1)
     else:
-        raise missing("reward", rows.table.column_names)
+        raise missing(("reward", "click"), rows.table.column_names)
     if cells := rows.field("propensity", needed=True):
         out["propensity"] = floats(cells)
     elif "slot_propensity" not in values:
-        raise missing("propensity", rows.table.column_names)
+        raise missing(("propensity", "slot_propensity"), rows.table.column_names)
     elif slots > 1:
         raise BadInput(NO_SLATE)
     else:

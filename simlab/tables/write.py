@@ -6,7 +6,7 @@ from dataclasses import fields
 from pathlib import Path
 from secrets import token_hex
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -85,7 +85,7 @@ class LogWriter:
         self._file: Any = None
         self._schema: pa.Schema | None = None
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "LogWriter":
         """Start."""
         return self
 
