@@ -4,7 +4,7 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from torch import Tensor
 from torch.optim import Optimizer
@@ -57,7 +57,7 @@ class Progress:
         write_tensors(path, tensors, facts)
 
     @classmethod
-    def load(cls, path: Path, fingerprint: str, optimizer: Optimizer) -> tuple[Self, dict[str, Tensor]]:
+    def load(cls, path: Path, fingerprint: str, optimizer: Optimizer) -> tuple["Progress", dict[str, Tensor]]:
         """Read a checkpoint: return the progress and the weights, and give the optimiser its state.
 
         Raises:
