@@ -34,7 +34,7 @@ class MF(Ranker):
         """Settings of the family."""
 
         dim: int = 32
-        past: int = 20
+        past: int = 50
         spread: float = 0.1
 
     name: ClassVar[str] = "mf"

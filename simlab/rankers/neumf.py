@@ -40,7 +40,7 @@ class NeuMF(Ranker):
 
         dim: int = 16
         layers: tuple[int, ...] = (64, 32, 16)
-        past: int = 20
+        past: int = 50
         spread: float = 0.1
 
     name: ClassVar[str] = "neumf"

@@ -42,7 +42,7 @@ class Mixture(SlateDistribution):
         """Draw from every part under the same luck, then pick one slate per user."""
         drawn = torch.stack([part.sample(generator) for part in self.parts])  # [part user slot]
         rows = drawn.shape[1]
-        luck = uniforms(generator, f"mixture {self.depth}", rows, 1, drawn.device).squeeze(1)
+        luck = uniforms(generator, f"mixture {self.depth}", rows, 1, drawn.device).squeeze(1).contiguous()
         bounds = torch.tensor(self.chances[:-1], dtype=torch.float64).cumsum(0).float().to(drawn.device)
         which = torch.searchsorted(bounds, luck, right=True)
         return drawn[which, torch.arange(rows, device=drawn.device)]
