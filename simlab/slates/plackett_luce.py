@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from simlab.seeds import Generator, uniforms
-from simlab.slates.contract import SlateDistribution, check_slots, masked, top
+from simlab.slates.contract import SlateDistribution, check_slots, masked, repeated, top
 
 EXACT_UP_TO = 12
 """Candidates up to which slot marginals are exact (2^12 sets); above, they are estimated."""
@@ -79,7 +79,7 @@ class PlackettLuce(SlateDistribution):
 
     def log_prob(self, columns: Int[Tensor, "user slot"]) -> Float[Tensor, " user"]:
         """Return Σ_k ℓ_{a_k} - log Σ_{i not above k} exp ℓ_i, in one pass over the logits."""
-        return self.slot_log_probs(columns).sum(1)
+        return self.slot_log_probs(columns).sum(1).masked_fill(repeated(columns), -torch.inf)
 
     def slot_log_probs(self, columns: Int[Tensor, "user slot"]) -> Float[Tensor, "user slot"]:
         """Return log P(a_k | what is above it) for each slot."""
