@@ -118,19 +118,24 @@ def _run(arguments: list[str]) -> int:
 
 
 def read(name: str, arguments: Sequence[str]) -> Any:
-    """Return the options of a command from its arguments, and from the file that `--config` names."""
+    """Return the options of a command from its arguments, and from the file that `--config` names.
+
+    With `--resume FOLDER` the settings of the stopped run are the defaults.
+    """
     import tyro
 
+    from simlab.lab.runs import settings_of
     from simlab.lab.yaml_defaults import defaults
 
     command = COMMANDS[name]
     kind = load(command.options)
-    file, rest = _config_file(list(arguments))
-    names = {f for f in kind.__dataclass_fields__}
-    about = f"{' '.join((kind.__doc__ or command.about).split())}"
+    said, rest = _taken("--config", list(arguments))
+    stopped, _ = _taken("--resume", list(arguments))
+    file = Path(said) if said is not None else None if stopped is None else settings_of(Path(stopped))
+    about = " ".join((kind.__doc__ or command.about).split())
     default: dict[str, Any] = {} if file is None else {"default": defaults(kind, name, file)}
-    if file is not None and "config" in names:
-        rest = [*rest, "--config", str(file)]
+    if said is not None and "config" in kind.__dataclass_fields__:
+        rest = [*rest, "--config", said]
     try:
         return tyro.cli(kind, prog=f"simlab {name}", description=about, args=rest, **default)
     except SystemExit as done:
@@ -173,22 +178,21 @@ def _examples(command: Command) -> None:
         print(f"  {line}")
 
 
-def _config_file(arguments: list[str]) -> tuple[Path | None, list[str]]:
-    """Take `--config FILE` out of the arguments."""
+def _taken(option: str, arguments: list[str]) -> tuple[str | None, list[str]]:
+    """Take an option with its value out of the arguments."""
     rest: list[str] = []
-    file: Path | None = None
+    found: str | None = None
     words = iter(arguments)
     for word in words:
-        if word == "--config":
-            value = next(words, None)
-            if value is None:
-                raise BadInput("--config needs a YAML file")
-            file = Path(value)
-        elif word.startswith("--config="):
-            file = Path(word.removeprefix("--config="))
+        if word == option:
+            found = next(words, None)
+            if found is None:
+                raise BadInput(f"{option} needs a value: {option} PATH")
+        elif word.startswith(f"{option}="):
+            found = word.removeprefix(f"{option}=")
         else:
             rest.append(word)
-    return file, rest
+    return found, rest
 
 
 def _say(sentence: str, code: int) -> int:

@@ -166,8 +166,9 @@ def _reopen(command: str, settings: dict[str, Any], resume: Path) -> Run:
             raise BadInput(f"{folder} is complete, so there is nothing to resume")
         folder = unfinished(folder)
     if not is_run(folder):
-        raise BadInput(f"{folder} is not the folder of a stopped run")
-    before = read_settings(folder)
+        raise BadInput(f"{resume} is not the folder of a stopped run")
+    _same_versions(folder)
+    before = _read(folder)
     for key in [*settings, *(k for k in before if k not in settings)]:
         if before.get(key) != settings.get(key):
             raise BadInput(
@@ -177,12 +178,18 @@ def _reopen(command: str, settings: dict[str, Any], resume: Path) -> Run:
     return Run(folder, folder.with_name(folder.name.removesuffix(".partial")))
 
 
-def read_settings(folder: Path) -> dict[str, Any]:
-    """Return the settings that a run's folder was started with."""
+def settings_of(folder: Path) -> Path | None:
+    """Return the file of settings of a run, whether it is complete or was stopped, if there is one."""
+    for place in (unfinished(folder), folder):
+        if (place / "config.yaml").is_file():
+            return place / "config.yaml"
+    return None
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    """Return the settings that a run was started with."""
     import yaml
 
-    if not (folder / "config.yaml").is_file() and unfinished(folder).is_dir():
-        folder = unfinished(folder)
     try:
         found = yaml.safe_load((folder / "config.yaml").read_text("utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -190,6 +197,18 @@ def read_settings(folder: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise BadInput(f"{folder}/config.yaml does not hold settings, so it cannot be resumed")
     return found
+
+
+def _same_versions(folder: Path) -> None:
+    """Refuse to mix results of two versions in one table."""
+    try:
+        before = json.loads((folder / "versions.json").read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{folder} has no readable versions.json, so it cannot be resumed") from error
+    now = versions()
+    for name in ("simlab", "torch", "numpy"):
+        if before.get(name) != now[name]:
+            raise BadInput(f"{folder} was started with {name} {before.get(name)}, and here is {now[name]}")
 
 
 def _write_settings(run: Run, settings: dict[str, Any]) -> None:
@@ -237,4 +256,4 @@ def _device() -> str:
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
         return str(torch.cuda.get_device_name())
-    return platform.processor() or platform.machine()
+    return f"cpu, {platform.machine()}"

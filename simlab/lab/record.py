@@ -1,0 +1,174 @@
+"""`simlab log`: let a policy act in a world, and write what happened."""
+
+import math
+from dataclasses import replace
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from simlab.lab.grammar import parse
+from simlab.lab.jobs import FIRST_USER, one_thread, shards
+from simlab.lab.runs import Run, open_run, resolved, versions
+from simlab.log import Log
+from simlab.seeds import Seed
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from simlab.lab.options import LogConfig
+
+
+def run_log(config: "LogConfig") -> int:
+    """Write a log from the command line, in a run's folder."""
+    from rich.console import Console
+
+    from simlab.lab.compare import steps_of
+    from simlab.lab.policies import Builder
+    from simlab.lab.worlds import build_world
+    from simlab.tables import write_log
+
+    console, notes = Console(highlight=False), Console(stderr=True, highlight=False)
+    call = parse(config.policy)
+    world = build_world(config.world, config.set, items=config.items, slots=config.slots)
+    count, size = shards(config.users, config.shard)
+    steps = steps_of(world, config.steps)
+    builder = Builder(
+        world,
+        Seed(config.seed).split("train"),
+        train_users=config.train_users,
+        train_steps=config.train_steps,
+        report=lambda sentence: notes.print(sentence, markup=False),
+    )
+    builder.check(call)
+    began = perf_counter()
+    with open_run("log", config, out=config.out, overwrite=config.overwrite) as run:
+        log = record(world, builder.build(call), str(call), count, size, steps, Seed(config.seed))
+        write_log(log, run.folder / "log.parquet")
+        found = summary(log, str(call))
+        _leave(run, found, log, config, world, perf_counter() - began)
+    for name, value in found.iloc[0].items():
+        console.print(f"{name:>24}  {value:,.6g}" if isinstance(value, float) else f"{name:>24}  {value}")
+    console.print(f"log: {run.target / 'log.parquet'}", markup=False, soft_wrap=True)
+    return 0
+
+
+def record(world: Any, policy: Any, name: str, count: int, size: int, steps: int, seed: Seed) -> Log:
+    """Return the log of a policy that acts for `count` shards of `size` users.
+
+    The luck is that of evaluation seed 0 of a comparison with the same root seed.
+    """
+    from envs.rollout import roll
+
+    logs = []
+    with one_thread():
+        for shard in range(count):
+            seen = roll(
+                world,
+                policy,
+                size,
+                seed.split("evaluate").split(0),
+                first_user=FIRST_USER + shard * size,
+                steps=steps,
+                propensities=True,
+                slot_propensities=True,
+            )
+            logs.append(seen.log(world))
+    log = join(logs)
+    return replace(log, user=log.user - FIRST_USER, policy=(name,))
+
+
+def join(logs: list[Log]) -> Log:
+    """Lay logs of one policy and world one after the other."""
+    import torch
+
+    first = logs[0]
+    columns: dict[str, Any] = {
+        k: torch.cat([getattr(log, k) for log in logs])
+        for k, v in vars(first).items()
+        if isinstance(v, torch.Tensor)
+    }
+    return replace(first, **columns)
+
+
+def summary(log: Log, policy: str) -> "pd.DataFrame":
+    """Return one row that says what is in a log."""
+    import pandas as pd
+    import torch
+
+    assert log.click is not None
+    least = float(log.propensity.min())
+    return pd.DataFrame(
+        {
+            "policy": [policy],
+            "rounds": [len(log)],
+            "users": [int(torch.unique(log.user).numel())],
+            "items": [log.n_items],
+            "items shown": [int(torch.unique(log.slate).numel())],
+            "slots": [log.slots],
+            "mean reward": [float(log.reward.mean())],
+            "CTR": [float(log.click.mean())],
+            "least propensity": [least],
+            "log10 least propensity": [math.log10(least)],
+            "certain slates": [float((log.propensity == 1).double().mean())],
+        }
+    )
+
+
+def _leave(
+    run: Run, found: "pd.DataFrame", log: Log, config: "LogConfig", world: Any, seconds: float
+) -> None:
+    """Write results, metrics and the page."""
+    import plotly.graph_objects as go
+
+    from simlab.lab.figures import COLOURS
+    from simlab.lab.report import Section, write_report
+
+    run.table("results.parquet", found)
+    run.json("metrics.json", {**found.iloc[0].to_dict(), "seconds": round(seconds, 3)})
+    figures = []
+    for title, values in (("whole slate", log.propensity), ("item at its slot", log.slot_propensity)):
+        if values is None:
+            continue
+        figures.append(
+            go.Figure(
+                go.Histogram(x=values.log10().reshape(-1)[:100_000].tolist(), marker={"color": COLOURS[0]})
+            )
+        )
+        figures[-1].update_layout(
+            title={"text": f"Propensity of the {title}"},
+            xaxis={"title": {"text": "log10 of the probability"}},
+            yaxis={"title": {"text": "rounds" if title == "whole slate" else "items shown"}},
+            meta={"alt": f"How likely what was logged was: the {title}, up to 100,000 of them."},
+        )
+    made = versions()
+    write_report(
+        run.folder / "report.html",
+        f"Log of {config.policy} in {world.name}",
+        [
+            Section(
+                "What is in the log", _advice(found), table=found.T.reset_index(names="fact").astype(str)
+            ),
+            Section(
+                "Propensities",
+                "A policy can be evaluated from this log where it shows what the log has shown with some "
+                "probability; the smaller the probabilities, the more rounds that takes.",
+                figures=figures,
+            ),
+        ],
+        {
+            "summary": f"{len(log)} rounds, seed {config.seed}, simlab {made['simlab']}",
+            **{k: str(v) for k, v in resolved("log", config).items()},
+            "world settings": str(world.spec),
+            **made,
+        },
+    )
+
+
+def _advice(found: "pd.DataFrame") -> str:
+    if float(found["certain slates"].iloc[0]) == 1:
+        return (
+            "The policy never varied: every slate was certain. Such a log says nothing about other policies; "
+            "mix in chance, as in epsilon(POLICY, 0.1)."
+        )
+    return (
+        "Each row is one slate shown to one user, with the exact probability of the slate and of each item."
+    )
