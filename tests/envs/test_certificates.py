@@ -1,6 +1,5 @@
 """Feed-v0 shows what it says: each effect is there with a stated margin, and vanishes with its switch."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -11,22 +10,10 @@ from torch import Tensor
 from envs.oracles import FarSighted, Oracle
 from envs.rollout import Trajectories, roll
 from envs.users.feed import Feed, FeedSpec
-from simlab.context import Context
+from simlab.policies.popularity import Popularity
+from simlab.policies.softmax_popularity import SoftmaxPopularity
 from simlab.policy import Policy
 from simlab.seeds import Seed
-from simlab.slates import PlackettLuce, SlateDistribution
-
-
-@dataclass(frozen=True)
-class ByPopularity:
-    """Plackett–Luce over sharpness · log popularity; a sharpness of 1000 is greedy with random ties."""
-
-    sharpness: float
-    name: str = "by popularity"
-
-    def distribution(self, context: Context, slots: int) -> SlateDistribution:
-        assert context.popularity is not None
-        return PlackettLuce(context.popularity.log() * self.sharpness, slots)
 
 
 def interval(x: list[float], level: float = 0.99) -> tuple[float, float]:
@@ -62,7 +49,7 @@ def test_naive_click_through_ranks_items_worse_than_their_relevance(eta: float, 
             conformity=0.0, popularity_feedback=0.0, drift=0.0, boredom=0.0, churn=0.0,
         )  # fmt: skip
         world = Feed(spec)
-        seen = roll(world, ByPopularity(1.5), 2000, Seed(seed))
+        seen = roll(world, SoftmaxPopularity(1.5), 2000, Seed(seed))
         truth = world.relevance(world.reset(2000, Seed(seed).split("world"))).mean(0)
         clicks = per_item(seen.slate, seen.click, 50)
         shown = per_item(seen.slate, torch.ones_like(seen.click), 50)
@@ -78,8 +65,10 @@ def test_naive_click_through_ranks_items_worse_than_their_relevance(eta: float, 
         assert interval(naive_taus)[0] > 0.9  # without the bias, naive clicks are already right
 
 
-@pytest.mark.parametrize(("sharpness", "margin"), [(1000.0, 0.7), (1.0, 0.1)])
-def test_popularity_feedback_concentrates_exposure(sharpness: float, margin: float) -> None:
+@pytest.mark.parametrize(
+    ("policy", "margin"), [(Popularity(), 0.7), (SoftmaxPopularity(1.0), 0.1)], ids=["greedy", "proportional"]
+)
+def test_popularity_feedback_concentrates_exposure(policy: Policy, margin: float) -> None:
     """In a cold market (all items equally popular) the popularity policy makes its own winners.
 
     Gini of exposure over the last ten of 50 steps, with feedback minus without, six seeds, 99 % interval:
@@ -89,7 +78,7 @@ def test_popularity_feedback_concentrates_exposure(sharpness: float, margin: flo
 
     def end(feedback: float, seed: int) -> float:
         world = Feed(FeedSpec(popularity_spread=0.0, popularity_feedback=feedback, churn=0.0))
-        seen = roll(world, ByPopularity(sharpness), 300, Seed(seed))
+        seen = roll(world, policy, 300, Seed(seed))
         late = seen.slate[-10:]
         return gini(per_item(late, torch.ones_like(late), world.catalog.n_items))
 
@@ -146,7 +135,7 @@ def test_a_rollout_is_a_valid_log_whose_propensities_are_those_of_the_policy() -
     """Inverse propensities of a shown item average to one, and the log refuses nothing."""
     world = Feed(FeedSpec(items=8, slots=2, horizon=10, remember=1))
     seen: Trajectories = roll(
-        world, ByPopularity(1.0), 300, Seed(3), propensities=True, slot_propensities=True
+        world, SoftmaxPopularity(1.0), 300, Seed(3), propensities=True, slot_propensities=True
     )
     log = seen.log(world)
     assert len(log) == int(seen.active.sum())
