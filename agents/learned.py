@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from envs.rollout import roll
 from envs.world import SlateWorld
@@ -89,9 +90,7 @@ class ClickRanker:
     @property
     def name(self) -> str:
         """Name it by the family and the debiasing, as on the command line."""
-        return (
-            f"learned({self.family})" if self.debias == "none" else f"learned({self.family}, {self.debias})"
-        )
+        return f"learned({self.family}{'' if self.debias == 'none' else ', ' + self.debias})"
 
     def learn(
         self,
@@ -146,10 +145,8 @@ class ClickRanker:
                 ranker, log, click_weight=worth, settings=self.settings, seed=seed.split(f"fit {turn}")
             )
             if done.best_epoch:
-                held = (
-                    f", held-out loss {done.validation[done.best_epoch - 1]:.4f}" if done.validation else ""
-                )
-                report(f"fitted {self.family} for {len(done.train)} epochs{held}")
+                loss = (done.validation or done.train)[done.best_epoch - 1]
+                report(f"fitted {self.family} for {len(done.train)} epochs, loss {loss:.4f}")
             self.ranker = ranker.to(world.device)
         return self
 
@@ -220,6 +217,18 @@ class ClickRanker:
 
 def _join(logs: list[Log]) -> Log:
     """Put logs of one world with different users one after the other, keeping what training uses."""
-    columns = ("user", "session", "step", "slate", "propensity", "reward", "features", "click")
-    joined = {name: torch.cat([getattr(log, name) for log in logs]) for name in columns}
-    return Log(n_items=logs[0].n_items, **joined)
+
+    def column(name: str) -> Tensor:
+        return torch.cat([getattr(log, name) for log in logs])
+
+    return Log(
+        user=column("user"),
+        session=column("session"),
+        step=column("step"),
+        slate=column("slate"),
+        propensity=column("propensity"),
+        reward=column("reward"),
+        features=column("features"),
+        click=column("click"),
+        n_items=logs[0].n_items,
+    )

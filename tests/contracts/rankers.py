@@ -1,0 +1,182 @@
+"""What every ranker is held to, in ten sentences. `test_rankers.py` runs each on every family."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from simlab.context import Context
+from simlab.rankers.contract import Ranker, Sizes
+from simlab.seeds import Seed
+from simlab.training.store import load_ranker, save_ranker
+
+SIZES = Sizes(n_users=20, n_items=30, n_features=4, slots=3)
+
+Check = Callable[[type[Ranker], Path], None]
+
+
+def context(rows: int = 8, cands: int = 7, past: int = 6, users: int = 20, seed: int = 5) -> Context:
+    """Return users with features, a history with clicks, and candidates of their own."""
+    g = torch.Generator().manual_seed(seed)
+    history = torch.randint(0, SIZES.n_items, (rows, past), generator=g)
+    history[1, :2] = -1
+    feedback = (torch.rand(rows, past, generator=g) < 0.5).float() * (history >= 0)
+    feedback[:, -1] = 1.0
+    return Context.of(
+        torch.randperm(users, generator=g)[:rows],
+        SIZES.n_items,
+        features=torch.randn(rows, SIZES.n_features, generator=g),
+        history=history,
+        feedback=feedback,
+        candidates=torch.rand(rows, SIZES.n_items, generator=g).topk(cands).indices,
+    )
+
+
+def make(family: type[Ranker], seed: int = 1) -> Ranker:
+    """Return a ranker that has learned a little, so that no weight is at its first value."""
+    ranker = family.build(SIZES, {}, None, Seed(seed))
+    c, g = context(), torch.Generator().manual_seed(seed)
+    target = (torch.rand(c.candidates.shape, generator=g) < 0.4).float()
+    if not ranker.trainable:
+        ranker.count(c, torch.arange(7).repeat(8, 1), target, torch.ones_like(target))
+        return ranker.eval()
+    optimizer = torch.optim.Adam(ranker.parameters(), lr=0.05)
+    for _ in range(5):
+        loss = functional.binary_cross_entropy_with_logits(ranker(c), target)
+        optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        optimizer.step()
+    return ranker.eval()
+
+
+def near(a: Tensor, b: Tensor) -> None:
+    """Assert equality to rounding."""
+    torch.testing.assert_close(a, b, atol=2e-6, rtol=2e-5)
+
+
+def padding_never_matters(family: type[Ranker], folder: Path) -> None:
+    """More -1 to the left of the history, whatever the feedback there, changes no score."""
+    ranker, c = make(family), context()
+    pads = torch.full((len(c), 5), -1)
+    wide = replace(
+        c,
+        history=torch.cat([pads, c.history], 1),
+        feedback=torch.cat([torch.ones(len(c), 5), c.feedback], 1),
+    )
+    near(ranker(wide), ranker(c))
+
+
+def candidate_order_never_matters(family: type[Ranker], folder: Path) -> None:
+    """Candidates in another order get the same scores in that order."""
+    ranker, c = make(family), context()
+    order = torch.tensor([3, 0, 6, 2, 5, 1, 4])
+    near(ranker(replace(c, candidates=c.candidates[:, order])), ranker(c)[:, order])
+
+
+def rows_never_mix(family: type[Ranker], folder: Path) -> None:
+    """A row alone is scored as in a batch, and in any order of rows."""
+    ranker, c = make(family), context()
+    together = ranker(c)
+    near(torch.cat([ranker(c.rows(slice(i, i + 1))) for i in range(len(c))]), together)
+    flip = torch.arange(len(c)).flip(0)
+    near(ranker(c.rows(flip)), together[flip])
+
+
+def a_saved_ranker_scores_the_same(family: type[Ranker], folder: Path) -> None:
+    """What is saved and loaded gives the same bits, and no pickle is written."""
+    ranker, c = make(family), context()
+    save_ranker(ranker, folder / "kept")
+    again = load_ranker(folder / "kept")
+    assert type(again) is family
+    assert again.spec == ranker.spec
+    assert again.sizes == ranker.sizes
+    assert torch.equal(again(c), ranker(c))
+    assert {p.suffix for p in (folder / "kept").iterdir()} == {".json", ".safetensors"}
+
+
+def a_state_can_be_used_again(family: type[Ranker], folder: Path) -> None:
+    """Scoring from `encode`'s state gives the same bits, and the state does not see the candidates."""
+    ranker, c = make(family), context()
+    state = ranker.encode(c)
+    assert torch.equal(ranker.score(c, state), ranker(c))
+    other = replace(c, candidates=c.candidates.flip(1)[:, :3], mask=c.mask[:, :3])
+    assert torch.equal(ranker.encode(other), state)
+    near(ranker.score(other, state), ranker(other))
+
+
+def gradient_reaches_all_parameters(family: type[Ranker], folder: Path) -> None:
+    """Every parameter moves the scores; a family without parameters says that it is not trainable."""
+    ranker = make(family)
+    parameters = list(ranker.parameters())
+    assert ranker.trainable == bool(parameters)
+    if parameters:
+        torch.autograd.backward((ranker(context()) * torch.randn(8, 7, generator=Seed(2).torch())).sum())
+    for name, p in ranker.named_parameters():
+        assert p.grad is not None, name
+        assert bool((p.grad != 0).any()), name
+
+
+def the_whole_catalogue_agrees(family: type[Ranker], folder: Path) -> None:
+    """`score_all`, shared candidates and item vectors give each item the score it has as a candidate."""
+    ranker, c = make(family), context()
+    everything = ranker.score_all(c)
+    assert everything.shape == (8, SIZES.n_items)
+    near(everything.gather(1, c.candidates), ranker(c))
+    copied = torch.arange(SIZES.n_items).repeat(8, 1)
+    near(ranker(replace(c, candidates=copied, mask=torch.ones_like(copied).bool())), everything)
+    few = torch.tensor([4, 2, 9]).expand(8, 3)
+    near(ranker(replace(c, candidates=few, mask=torch.ones_like(few).bool())), everything[:, [4, 2, 9]])
+    if type(ranker).item_vectors is not Ranker.item_vectors:
+        near(ranker.encode(c) @ ranker.item_vectors().T, everything)
+
+
+def the_seed_decides(family: type[Ranker], folder: Path) -> None:
+    """One seed gives the same bits whatever was drawn before, and leaves the global generator alone."""
+    c = context()
+    before = torch.random.get_rng_state()
+    first = family.build(SIZES, {}, None, Seed(3))
+    assert torch.equal(torch.random.get_rng_state(), before)
+    with torch.random.fork_rng(devices=[]):
+        torch.rand(17)
+        again = family.build(SIZES, {}, None, Seed(3))
+    assert torch.equal(first(c), again(c))
+    if first.trainable:
+        assert not torch.equal(first(c), family.build(SIZES, {}, None, Seed(4))(c))
+
+
+def scores_are_finite(family: type[Ranker], folder: Path) -> None:
+    """Logits are finite for a user with nothing: no history, no clicks, features far out."""
+    ranker = make(family)
+    c = context()
+    empty = replace(c, history=torch.full_like(c.history, -1), feedback=torch.zeros_like(c.feedback))
+    bare = replace(c, history=c.history[:, :0], feedback=c.feedback[:, :0], features=1e3 * c.features)
+    for case in (c, empty, bare):
+        scores = ranker(case)
+        assert scores.shape == case.candidates.shape
+        assert bool(scores.isfinite().all())
+
+
+def new_users_are_welcome(family: type[Ranker], folder: Path) -> None:
+    """Ids that were not in training are accepted, are all alike, and need no table at all."""
+    ranker, c = make(family), context()
+    new, newer = (replace(c, user=torch.full_like(c.user, n)) for n in (SIZES.n_users, 10**12))
+    assert torch.equal(ranker(new), ranker(newer))
+    tableless = family.build(replace(SIZES, n_users=0), {}, None, Seed(1))
+    assert torch.equal(tableless(new), tableless(c))
+
+
+CHECKS: tuple[Check, ...] = (
+    padding_never_matters,
+    candidate_order_never_matters,
+    rows_never_mix,
+    a_saved_ranker_scores_the_same,
+    a_state_can_be_used_again,
+    gradient_reaches_all_parameters,
+    the_whole_catalogue_agrees,
+    the_seed_decides,
+    scores_are_finite,
+    new_users_are_welcome,
+)
