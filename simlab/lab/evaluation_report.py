@@ -39,7 +39,7 @@ def print_result(result: Result, folder: Path) -> None:
     console = Console(highlight=False)
     level = f"{result.logged.interval.level:.0%}"
     table = Table(box=rich.box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("estimator")
+    table.add_column("estimator", no_wrap=True)
     for name in ("value", "se", f"{level} low", "high", "ESS", "max share", "n"):
         table.add_column(name, justify="right")
     for row in result.frame.to_dict("records"):

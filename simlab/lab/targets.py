@@ -4,7 +4,7 @@ A ranker inside a policy learns from one half of the log and is judged on the ot
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -12,9 +12,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from simlab.context import Catalog
-from simlab.errors import BadInput
+from simlab.errors import BadInput, nearest
 from simlab.lab.grammar import Call, parse
-from simlab.lab.policies import Builder
+from simlab.lab.policies import Builder, known
 from simlab.lab.policies import _ranker_spec as ranker_settings
 from simlab.log import Log
 from simlab.parts import names, part
@@ -69,10 +69,11 @@ def make_target(words: str, log: Log, catalog: Catalog, seed: Seed, campaign: st
     notes: tuple[str, ...] = ()
     if rankers:
         learn, judge, what = halves(log, seed.split("halves"))
-        notes = (
-            f"{' and '.join(dict.fromkeys(map(str, rankers)))} learned from {len(learn):,} rounds; "
-            f"the {len(judge):,} rounds of other {what} judge.",
+        taught = " and ".join(dict.fromkeys(map(str, rankers)))
+        others = (
+            f"the {len(judge):,} rounds of other users" if what == "users" else f"the other {len(judge):,}"
         )
+        notes = (f"{taught} learned from {len(learn):,} rounds; {others} judge.",)
     builder = _LogBuilder(_Items(catalog), seed.split("train"), learn=learn, campaign=campaign)
     builder.check(call)
     policy = builder.build(call)
@@ -106,6 +107,7 @@ class _LogBuilder(Builder):
     learn: Log | None = None
     campaign: str | None = None
     past: int = 0
+    fitted: dict[str, Ranker] = field(default_factory=dict)
 
     def check(self, call: Call) -> None:
         if call.name != "bernoulli-ts":
@@ -128,19 +130,17 @@ class _LogBuilder(Builder):
     def _fitted(self, call: Call) -> Ranker:
         from simlab.training.fit import fit
 
-        key = (str(call), "log")
-        if key not in self._trained:
+        key = str(call)
+        if key not in self.fitted:
             assert self.learn is not None
             log = _clicked(self.learn)
             family: Any = part("ranker", call.name)
             features = 0 if log.features is None else log.features.shape[1]
             sizes = Sizes(int(log.user.max()) + 1, log.n_items, features, log.slots)
             ranker = family.build(sizes, ranker_settings(call), self.world.catalog)
-            fit(ranker, log, seed=self.seed.split(str(call)))
-            self._trained[key] = ranker
-        found = self._trained[key]
-        assert isinstance(found, Ranker)
-        return found
+            fit(ranker, log, seed=self.seed.split(key))
+            self.fitted[key] = ranker
+        return self.fitted[key]
 
     def _campaign(self, call: Call) -> str | None:
         if call.positional and isinstance(call.positional[0], Call) and len(call.positional) == 1:
@@ -165,6 +165,9 @@ def _for_log(call: Call, *, inside: bool = False) -> Call:
         raise BadInput(f"{call.name} {WORLDLY[call.name]}, so a log cannot say what it would do")
     if call.name == "uniform":
         return replace(call, name="random")
+    words = sorted({*known(), "uniform", "bernoulli-ts"} - set(WORLDLY))
+    if not inside and call.name not in words:
+        raise BadInput(f"there is no policy named {call.name}{nearest(call.name, words)}")
     if call.name == "popularity" and not inside:
         return Call("greedy", (call,))
     # The arguments of a mixture are policies; what stands in greedy and softmax is a ranker.

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING as UNSET
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from simlab.errors import BadInput, nearest
 
@@ -84,6 +84,10 @@ def fit(value: Any, hint: Any, where: str) -> Any:
     if origin is tuple:
         rows = value if isinstance(value, list | tuple) else [value]
         return tuple(fit(v, args[0], where) for v in rows)
+    if origin is Literal:
+        if value in args:
+            return value
+        raise _wrong(where, value, " or ".join(map(str, args)))
     if hint is Any:
         return value
     if hint is float and isinstance(value, int | float) and not isinstance(value, bool):

@@ -2,8 +2,6 @@
 
 import os
 import re
-import shutil
-import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -15,9 +13,9 @@ import pytest
 from simlab.lab.figures import forest
 from simlab.lab.markup import number, plain
 from simlab.lab.report import Section, page, write_report
+from tests.lab.browser import browse
 
 EVIL = "<script>alert('x')</script><img src=http://x.invalid/a.png onerror=alert(1)>"
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
 class Tags(HTMLParser):
@@ -194,20 +192,6 @@ def test_a_failed_write_leaves_the_earlier_report(tmp_path: Path) -> None:
         write_report(path, "Second", [Section("Two")], Broken())
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == ["report.html"]
-
-
-def browse(page: Path, profile: Path) -> tuple[str, str]:
-    """Open a page in a headless browser; return the document as drawn and the browser's messages."""
-    found = [path for name in BROWSERS if (path := shutil.which(name))]
-    if not found:
-        pytest.skip("no chromium on the PATH, so nothing is drawn")
-    command = [found[0], "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
-    command += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
-    command += ["--disable-dev-shm-usage", f"--user-data-dir={profile}", "--enable-logging=stderr"]
-    command += ["--virtual-time-budget=20000", "--dump-dom", page.as_uri()]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout, done.stderr
 
 
 def test_a_browser_draws_it(report: Path, tmp_path: Path) -> None:
