@@ -64,7 +64,7 @@ def forest(
     figure.update_layout(
         title={"text": plain(title)},
         xaxis={"title": {"text": plain(axis)}},
-        yaxis={"autorange": "reversed", "type": "category"},
+        yaxis={"range": [len(names) - 0.5, -0.5], "type": "category"},
         height=150 + 34 * len(names),
         meta={"alt": alt},
     )

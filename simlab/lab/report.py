@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
 
+_HEIGHT = 400
+"""Pixels of a figure that does not say."""
+
 _POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
 
 
@@ -113,7 +116,7 @@ def _figure(figure: "go.Figure", name: str, title: str) -> str:
     # "<" cannot appear in the block, so no text of a log can close it.
     data = json.dumps({"data": drawing["data"], "layout": layout}).replace("<", "\\u003c")
     caption = f"<figcaption>{plain(note)}</figcaption>" if note else ""
-    height = f' style="height:{int(layout["height"])}px"' if "height" in layout else ""
+    height = f' style="height:{int(layout.get("height", _HEIGHT))}px"'
     return (
         f'<figure><div class="plot" id="{name}" role="img" aria-label="{label}"{height}></div>{caption}'
         f'<script type="application/json" id="{name}-data">{data}</script></figure>'
