@@ -34,6 +34,10 @@ class BadCell(BadInput):
         super().__init__(f"column {column}, row {row}{at}: {value} {why}")
         self.column, self.row, self.why, self.value, self.slot = column, row, why, value, slot
 
+    def __reduce__(self) -> tuple[type["BadCell"], tuple[object, ...]]:
+        """Travel between processes."""
+        return type(self), (self.column, self.row, self.why, self.value, self.slot)
+
 
 @dataclass(frozen=True, eq=False)
 class Log:

@@ -1,5 +1,6 @@
 """Log: what it refuses, and what a policy may see of the past."""
 
+import pickle
 from typing import Any
 
 import pytest
@@ -260,6 +261,8 @@ def test_a_refused_cell_keeps_its_place() -> None:
         log_of([[1, 2], [3, 3]])
     bad = caught.value
     assert (bad.column, bad.row, bad.slot, bad.value) == ("slate", 1, 1, 3)
+    there = pickle.loads(pickle.dumps(bad))  # as a worker process hands it back
+    assert str(there) == str(bad)
 
 
 def test_padding_may_repeat_at_the_end() -> None:

@@ -179,16 +179,18 @@ def words(cells: Cells) -> list[str]:
 
 
 def plain(column: Any) -> Any:
-    """Return a chunked column as one `pa.Array` of a plain type: no dictionaries, no views."""
+    """Return a chunked column as one `pa.Array` of a plain type: no dictionaries, no views of text.
+
+    Views of lists stay: Arrow 26 casts those whose offsets do not ascend to invalid arrays.
+    """
     kind = column.type
     if len(column) == 0:
         return pa.array([], kind)
-    if pa.types.is_dictionary(kind):
-        column = column.cast(kind.value_type)
+    if pa.types.is_dictionary(kind):  # polars' are of views, which Arrow neither casts nor takes from
+        value = pa.large_string() if is_text(kind.value_type) else kind.value_type
+        column = pa.chunked_array([c.dictionary.cast(value).take(c.indices) for c in column.chunks], value)
     elif pa.types.is_string_view(kind):
         column = column.cast(pa.large_string())
-    elif pa.types.is_list_view(kind) or pa.types.is_large_list_view(kind):
-        column = column.cast(pa.large_list(kind.value_type))
     if column.nbytes > 2**31 - 1:  # 32-bit offsets would not reach
         if pa.types.is_string(column.type):
             column = column.cast(pa.large_string())
@@ -212,6 +214,17 @@ def utf8(cells: Cells) -> Cells:
     except pa.ArrowInvalid:
         values = cells.values.to_pylist()
         cells.refuse(next(i for i, v in enumerate(values) if v and not _decodes(v)), "is not UTF-8 text")
+
+
+def truth(cells: Cells) -> Cells:
+    """Return text that only says true and false as truth values, as a reader of whole files has it."""
+    values, said = cells.values, {"true", "false"}
+    if not (cells.text and is_text(values.type) and len(values) and str(values[0]).lower() in said):
+        return cells
+    lower = pc.utf8_lower(values)
+    if not _isin(lower, sorted(said)).all():
+        return cells
+    return replace(cells, values=pc.equal(lower, "true"))
 
 
 def _decodes(value: bytes) -> bool:

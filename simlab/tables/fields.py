@@ -17,7 +17,8 @@ from torch import Tensor
 
 from simlab.errors import BadInput
 from simlab.log import BadCell, Log
-from simlab.tables.cells import Cells, booleans, floats, integers, plain, utf8, words
+from simlab.tables.about import dtype_of
+from simlab.tables.cells import Cells, booleans, floats, integers, plain, truth, utf8, words
 from simlab.tables.ids import ids
 from simlab.tables.lists import elements, lengths, pad, width
 
@@ -81,7 +82,11 @@ class Rows:
 
     def column(self, name: str) -> Cells:
         """Return a column by the file's name."""
-        return utf8(Cells(name, plain(self.table.column(name)), self.text, self.first))
+        try:
+            values = plain(self.table.column(name))
+        except (pa.ArrowInvalid, pa.ArrowIndexError, pa.ArrowNotImplementedError) as error:
+            raise BadInput(f"column {name} cannot be read: {str(error).splitlines()[0]}") from None
+        return truth(utf8(Cells(name, values, self.text, self.first)))
 
     def field(self, field: str, needed: bool = False) -> Cells | None:
         """Return the column of a field; one without any value is as good as absent."""
@@ -197,7 +202,7 @@ def assemble(
             **tensors,  # type: ignore[arg-type]
             n_items=n_items,
             policy=policy,
-            feature_names=tuple(own["features"]) if own else feature_names,
+            feature_names=tuple(own["features"]) if own and plan.features == ("features",) else feature_names,
             item_names=item_names,
             user_names=user_names,
         )
@@ -216,4 +221,4 @@ def _tensor(values: Array, dtype: str | None) -> Tensor:
     """Return an array as a tensor of its own memory."""
     safe = values if values.flags.writeable else values.copy()
     tensor = torch.from_numpy(np.ascontiguousarray(safe))
-    return tensor if dtype is None else tensor.to(getattr(torch, dtype))
+    return tensor if dtype is None else tensor.to(dtype_of(dtype))

@@ -1,6 +1,5 @@
 """Reading a log: find the layout and the columns, load what is needed, and hand over to the layout's file."""
 
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -10,8 +9,9 @@ from typing import Any, Literal
 import pyarrow.compute as pc
 
 from simlab.errors import BadInput
-from simlab.log import VERSION, Log
+from simlab.log import Log
 from simlab.tables import columns as names_of
+from simlab.tables.about import about
 from simlab.tables.cells import plain
 from simlab.tables.columns import LONG, NEEDED, WIDE, ColumnMap, missing
 from simlab.tables.fields import Plan, Rows
@@ -90,7 +90,8 @@ def iter_log(
         raise BadInput(f"a chunk has at least 1 row, not {rows}")
     with _named(source):
         table, columns, n_items = _open(source, columns, "wide", n_items)
-        _, plan = _plan(table, columns, "wide", n_items, item_names, user_names)
+        layout: Layout = "obp" if set(table.names) >= _OPEN_BANDIT else "wide"
+        _, plan = _plan(table, columns, layout, n_items, item_names, user_names)
         if plan.n_items is None and not plan.item_names:
             raise BadInput("reading by chunks needs n_items, because one chunk does not know the largest id")
         if not plan.own:
@@ -157,20 +158,17 @@ def _plan(
 ) -> tuple[Layout, Plan]:
     """Decide on the layout and on the column of every field."""
     table.check_names()
-    own = _own(table)
+    own = about(table.metadata)
     names = list(table.names)
     if own:
         if n_items not in (None, own["n_items"]):
             raise BadInput(f"n_items is {n_items}, but the file was written with {own['n_items']}")
-        if columns == ColumnMap():
-            found = {f: f for f in WIDE if f != "features" and f in names}
-            for field in ("slate", "propensity", "reward"):
-                if field not in found:
-                    raise missing((field,), names)
-            plan = Plan(found, ("features",) if "features" in names else (), 0, (), own["n_items"])
-            plan = replace(plan, item_names=tuple(own["items"]), user_names=tuple(own["users"]), own=own)
-            return "wide", plan
-        item_names, n_items = item_names or own["items"], own["n_items"]
+        if layout in ("long", "obp"):
+            raise BadInput(f"layout is {layout}, but this library wrote the file with a row a slate")
+        # What is not mapped has our own name: no alias could be meant.
+        mine: dict[str, Any] = {f: f for f in WIDE if f in names and getattr(columns, f) is None}
+        columns = replace(columns, position_from=0, recode=(), **mine)
+        item_names, user_names, n_items, layout = own["items"], own["users"], own["n_items"], "wide"
     if layout == "auto":
         layout = _layout(table, columns, names)
     if layout == "obp":
@@ -187,7 +185,7 @@ def _plan(
         if not any(field in found for field in group):
             raise missing(group, names)
     chosen = tuple(names_of.features(columns, names))
-    plan = Plan(found, chosen, columns.position_from, columns.recode, n_items)
+    plan = Plan(found, chosen, columns.position_from, columns.recode, n_items, own=own)
     return layout, replace(plan, item_names=tuple(item_names), user_names=tuple(user_names))
 
 
@@ -202,41 +200,6 @@ def _layout(table: Source, columns: ColumnMap, names: list[str]) -> Layout:
         return "wide"
     held = plain(table.load([group]).column(group))
     return "long" if len(pc.unique(held)) < len(held) else "wide"
-
-
-def _own(table: Source) -> dict[str, Any]:
-    """Return what a file that this library wrote says of itself.
-
-    Raises:
-        BadInput: if that cannot be understood, or a newer version wrote it.
-    """
-    if table.metadata is None:
-        return {}
-    try:
-        own = json.loads(table.metadata)
-        version = own["version"]
-        if isinstance(version, int) and version > VERSION:
-            raise BadInput(
-                f"version {version} of the log format is newer than {VERSION}: update simlab to read it"
-            )
-        kinds = {
-            "version": int,
-            "n_items": int,
-            "items": list,
-            "users": list,
-            "features": list,
-            "dtypes": dict,
-        }
-        wrong = [k for k, kind in kinds.items() if not isinstance(own[k], kind)]
-    except KeyError as error:
-        raise BadInput(f"the metadata under simlab has no {error.args[0]}") from None
-    except (ValueError, TypeError) as error:
-        if isinstance(error, BadInput):
-            raise
-        raise BadInput("the metadata under simlab is not the JSON that a log has") from None
-    if wrong:
-        raise BadInput(f"the metadata under simlab has {own[wrong[0]]!r} for {wrong[0]}")
-    return dict(own)
 
 
 def _fixed(plan: Plan) -> None:

@@ -5,10 +5,10 @@ Arrow's own messages never reach the reader: each failure is said again in one s
 
 import gzip
 import os
+import re
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -18,11 +18,10 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from simlab.errors import BadInput
-
-KEY = b"simlab"
-"""Where the schema's metadata of a log says what it is."""
+from simlab.tables.about import KEY
 
 _PARQUET, _GZIP = b"PAR1", b"\x1f\x8b"
+_RAGGED = re.compile(r"Row #(\d+): Expected (\d+) columns, got (\d+): (.*)", re.DOTALL)
 
 
 @runtime_checkable
@@ -107,22 +106,19 @@ class CsvFile(Source):
 
     def _bad_row(self) -> str | None:
         """Return the sentence on the first row with too few or too many cells."""
-        found: list[Any] = []
-
-        def keep(row: Any) -> str:
-            found.append(row)
-            return "error"
-
-        options = pa.csv.ParseOptions(delimiter=self.parse.delimiter, invalid_row_handler=keep)
-        with suppress(pa.ArrowInvalid, OSError):
-            # Only one thread counts the rows; the header is row 1.
-            pa.csv.read_csv(self.path, pa.csv.ReadOptions(use_threads=False), options)
-        if not found:
-            return None
-        row, text = found[0], found[0].text[:60]
-        at = f"row {row.number - 2}: " if row.number else ""
-        cells = "1 cell" if row.actual_columns == 1 else f"{row.actual_columns} cells"
-        return f"{at}{text!r} has {cells}, but the header has {row.expected_columns} columns"
+        try:
+            # Only one thread counts the rows; the header is row 1. (A handler of invalid rows would print a
+            # traceback where a row is not UTF-8.)
+            pa.csv.read_csv(self.path, pa.csv.ReadOptions(use_threads=False), self.parse)
+        except (pa.ArrowInvalid, OSError) as error:
+            found = _RAGGED.search(str(error))
+            if found:
+                row, columns, cells, text = int(found[1]) - 2, found[2], found[3], found[4]
+                plural = "" if cells == "1" else "s"
+                return (
+                    f"row {row}: {text[:60]!r} has {cells} cell{plural}, but the header has {columns} columns"
+                )
+        return None
 
 
 class ParquetFile(Source):
@@ -131,20 +127,25 @@ class ParquetFile(Source):
     def __init__(self, path: Path) -> None:
         self.path = path
         _check_parquet(path)
-        with _Said("damaged Parquet"), pa.parquet.ParquetFile(path) as file:
+        with _Said("damaged Parquet"), _open(path) as file:
             self.names = file.schema_arrow.names
             self.metadata = (file.schema_arrow.metadata or {}).get(KEY)
 
     def load(self, columns: Sequence[str]) -> pa.Table:
         """Read the columns."""
-        with _Said("damaged Parquet"), pa.parquet.ParquetFile(self.path) as file:
+        with _Said("damaged Parquet"), _open(self.path) as file:
             return file.read(columns=list(columns))
 
     def stream(self, columns: Sequence[str], rows: int) -> Iterator[pa.Table]:
         """Read the columns, a part of a row group at a time."""
-        with _Said("damaged Parquet"), pa.parquet.ParquetFile(self.path) as file:
+        with _Said("damaged Parquet"), _open(self.path) as file:
             for batch in file.iter_batches(rows, columns=list(columns)):
                 yield pa.Table.from_batches([batch])
+
+
+def _open(path: Path) -> Any:
+    """Open Parquet so that a page whose checksum is wrong is refused."""
+    return pa.parquet.ParquetFile(path, page_checksum_verification=True)
 
 
 class Memory(Source):

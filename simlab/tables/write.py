@@ -16,7 +16,7 @@ from torch import Tensor
 
 from simlab.errors import BadInput
 from simlab.log import Log
-from simlab.tables.sources import KEY
+from simlab.tables.about import KEY, describe
 
 GROUP = 131_072
 """Rows of a row group: large enough to compress well, small enough to stream."""
@@ -28,23 +28,13 @@ def to_arrow(log: Log) -> pa.Table:
     Columns are the fields that the log has, a row a round. The schema's metadata holds, as JSON under
     `simlab`, the version, n_items, the names and the dtypes.
     """
-    tensors = {f.name: getattr(log, f.name) for f in fields(log)}
-    tensors = {k: v for k, v in tensors.items() if isinstance(v, Tensor)}
-    columns = {k: _column(v) for k, v in tensors.items()}
+    values = {f.name: getattr(log, f.name) for f in fields(log)}
+    columns = {k: _column(v) for k, v in values.items() if isinstance(v, Tensor)}
     codes = {name: i for i, name in enumerate(dict.fromkeys(log.policy))}
     index = np.array([codes[name] for name in log.policy], dtype=np.int32)
     index = np.zeros(len(log), np.int32) if len(log.policy) == 1 else index
     columns["policy"] = pa.DictionaryArray.from_arrays(index, pa.array(list(codes), pa.string()))
-    about = {
-        "version": log.version,
-        "n_items": log.n_items,
-        "slots": log.slots,
-        "features": log.feature_names,
-        "items": log.item_names,
-        "users": log.user_names,
-        "dtypes": {k: str(v.dtype).removeprefix("torch.") for k, v in tensors.items()},
-    }
-    return pa.table(columns).replace_schema_metadata({KEY: json.dumps(about)})
+    return pa.table(columns).replace_schema_metadata({KEY: describe(log)})
 
 
 def write_log(log: Log, path: str | os.PathLike[str]) -> Path:
@@ -99,7 +89,7 @@ class LogWriter:
         if self._schema is None:
             self._schema = table.schema
             try:
-                self._file = pa.parquet.ParquetWriter(self._part, table.schema, compression="zstd")
+                self._file = pa.parquet.ParquetWriter(self._part, table.schema, write_page_checksum=True)
             except OSError as error:
                 raise BadInput(f"{self.path}: cannot be written: {error.strerror or error}") from None
         elif not table.schema.equals(self._schema, check_metadata=True):

@@ -465,6 +465,16 @@ OWN = [
     own(lambda about: "{nonsense", "the metadata under simlab is not the JSON that a log has"),
     own(lambda about: "[]", "the metadata under simlab is not the JSON that a log has"),
     own(lambda about: about.pop("items"), "the metadata under simlab has no items"),
+    own(
+        lambda about: about["dtypes"].update(reward="tensor"),
+        "the metadata under simlab has dtype 'tensor' for reward",
+    ),
+    own(
+        lambda about: about["dtypes"].update(user="float32"),
+        "the metadata under simlab has dtype 'float32' for user",
+    ),
+    own(lambda about: about.update(users=[1, 2, 3]), "the metadata under simlab has '[1, 2, 3]' for users"),
+    own(lambda about: about.update(n_items=-2), "the metadata under simlab has '-2' for n_items"),
     own(lambda about: about.update(n_items="many"), "the metadata under simlab has 'many' for n_items"),
     own(
         lambda about: about.update(n_items=2),

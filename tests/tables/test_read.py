@@ -99,7 +99,9 @@ def test_every_way_in_gives_the_same_log(how: str, tmp_path: Path) -> None:
     elif how == "views":  # as polars has text and lists
         slate = pa.ListViewArray.from_arrays([6, 4, 2, 0], [2] * 4, pa.array([1, 0, 2, 3, 0, 2, 3, 1]))
         source = table.set_column(0, "slate", slate)
-        source = source.set_column(12, "policy", table["policy"].cast(pa.string_view()))
+        policy = pa.array(["a", "b"], pa.string_view())
+        coded = pa.DictionaryArray.from_arrays(pa.array([0, 1, 0, 1], pa.uint32()), policy)
+        source = source.set_column(12, "policy", coded)
     elif how == "fixed":
         source = table.set_column(0, "slate", table["slate"].cast(pa.list_(pa.int16(), 2)))
         source = source.set_column(12, "policy", table["policy"].dictionary_encode())
@@ -260,6 +262,18 @@ def test_chunks_are_rows_of_the_whole(rows: int, tmp_path: Path) -> None:
 def test_chunks_without_users_count_on() -> None:
     frame = pd.DataFrame({"item": [0, 1, 2], "propensity": 0.5, "reward": 1.0})
     assert [c.user.tolist() for c in iter_log(frame, rows=2, n_items=3)] == [[0, 1], [2]]
+
+
+def test_chunks_of_text_know_true_and_false_and_the_open_bandit_files(tmp_path: Path) -> None:
+    path = tmp_path / "log.csv"
+    path.write_text("item,propensity,click,treatment,done\n0,0.5,True,false,0\n1,0.5,False,true,1\n")
+    whole = read_log(path)
+    assert whole.reward.tolist() == [1.0, 0.0]
+    assert whole.treatment is not None
+    assert whole.treatment.tolist() == [0, 1]
+    assert list(iter_log(path, n_items=2)) == [whole]
+    path.write_text("item_id,position,click,propensity_score,user_feature_0\n3,1,0,0.5,a\n1,3,1,0.5,b\n")
+    assert list(iter_log(path, n_items=4)) == [read_log(path)]
 
 
 def test_obp_dictionaries_go_in_and_out() -> None:

@@ -4,14 +4,16 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
+import torch
 
 from simlab.errors import BadInput
 from simlab.log import Log
-from simlab.tables import ColumnMap, iter_log, read_log
+from simlab.tables import ColumnMap, iter_log, read_log, write_log
 from tests.tables.malformed import ALL, CELLS, SLATES, Bad
 
 
@@ -75,6 +77,45 @@ def test_a_stream_counts_the_rows_of_the_whole_file(tmp_path: Path) -> None:
         ({"n_items": 7, "columns": ColumnMap(recode=("item",))}, "cannot recode item without item_names"),
     ]:
         assert why in refusal(lambda options=options: list(iter_log(frame, **options)))
+
+
+def test_damage_is_refused_or_harmless(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Bytes changed, lost or added at random: never anything but a log or one sentence."""
+    rng = np.random.default_rng(0)
+    rows = "".join(f"{i % 3},{i % 5}|{(i + 1) % 5},0|1,0.5,true\n" for i in range(12))
+    log = Log(
+        user=torch.arange(30),
+        slate=torch.stack([torch.arange(30) % 5, (torch.arange(30) + 2) % 5], 1),
+        propensity=torch.full((30,), 0.5),
+        reward=torch.ones(30),
+        n_items=5,
+        policy=tuple("ab" * 15),
+    )
+    files = {tmp_path / "x.csv": f"user,slate,click,propensity,terminated\n{rows}".encode()}
+    files[tmp_path / "x.parquet"] = write_log(log, tmp_path / "x.parquet").read_bytes()
+    refused: list[str] = []
+    for path, good in files.items():
+        for _ in range(150):
+            data, at = bytearray(good), int(rng.integers(len(good)))
+            how = rng.integers(3)
+            if how == 0:
+                data[at] = int(rng.integers(256))
+            elif how == 1:
+                del data[at : at + int(rng.integers(1, 20))]
+            else:
+                data[at:at] = bytes(rng.choice(list(b',"|\n\0-.19aNn \xff'), 3).tolist())
+            path.write_bytes(data)
+            for read in (
+                read_log,
+                lambda path: list(iter_log(path, n_items=None if "parquet" in str(path) else 5)),
+            ):
+                try:
+                    read(path)
+                except BadInput as error:
+                    refused.append(str(error))
+    assert len(refused) > 100
+    assert all(said.startswith(str(tmp_path / "x.")) and "\n" not in said for said in refused)
+    assert capfd.readouterr() == ("", "")  # Arrow printed no traceback of its own either
 
 
 def test_what_is_not_a_file(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """What is written is read back bit for bit, or not written at all."""
 
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from simlab.errors import BadInput
 from simlab.log import Log
-from simlab.tables import LogWriter, iter_log, read_log, to_arrow, write_log
+from simlab.tables import ColumnMap, LogWriter, iter_log, read_log, to_arrow, write_log
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -109,6 +110,30 @@ def test_the_columns_on_disk_are_plain_arrow(tmp_path: Path) -> None:
     assert frame["policy"].tolist() == ["a", "b", "a"]
     schema = pyarrow.parquet.read_schema(path)
     assert b'"version": 1' in schema.metadata[b"simlab"]
+
+
+def test_a_map_leaves_columns_of_our_own_file_out(tmp_path: Path) -> None:
+    names = tuple("abcdefghij")
+    log = small(click=torch.ones(3, 1), features=torch.ones(3, 2), feature_names=("x", "y"), item_names=names)
+    path = write_log(log, tmp_path / "log.parquet")
+    assert read_log(path) == log
+    assert read_log(path, ColumnMap(click="")) == small(
+        features=torch.ones(3, 2), feature_names=("x", "y"), item_names=names
+    )
+    assert read_log(path, ColumnMap(features=("",), click="")) == small(item_names=names)
+    with pytest.raises(BadInput, match="layout is long, but this library wrote the file with a row a slate"):
+        read_log(path, layout="long")
+
+
+def test_one_flipped_bit_is_noticed(tmp_path: Path) -> None:
+    """Each page has a checksum: a damaged propensity would else be another, valid one."""
+    log = small(10, propensity=torch.linspace(0.1, 0.9, 10, dtype=torch.float64))
+    path = write_log(log, tmp_path / "log.parquet")
+    whole = path.read_bytes()
+    start = whole.index(struct.pack("<d", float(log.propensity[4])))
+    path.write_bytes(whole[:start] + bytes([whole[start] ^ 1]) + whole[start + 1 :])
+    with pytest.raises(BadInput, match="damaged Parquet: "):
+        read_log(path)
 
 
 def test_an_error_leaves_the_earlier_file_and_nothing_else(tmp_path: Path) -> None:
