@@ -139,6 +139,7 @@ def run_compare(config: "CompareConfig") -> int:
             )
         except KeyboardInterrupt:
             raise KeyboardInterrupt(_stopped(run)) from None
+        builder.save(run.folder / "rankers")
         write(run, result, config, world, seconds=perf_counter() - began)
     print_table(console, result)
     console.print(f"report: {run.target / 'report.html'}", markup=False, soft_wrap=True)

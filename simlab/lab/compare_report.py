@@ -26,8 +26,8 @@ def print_table(console: "Console", result: Comparison) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    earnings = ("return", f"vs {result.baseline}", f"{result.confidence:.0%} interval", "CTR", "reward/step")
-    exposure = ("still there", "coverage", "Gini", "drift")
+    earnings = ("return", f"vs {result.baseline}", f"{result.confidence:.0%} interval", "CTR")
+    exposure = ("reward/step", "still there", "coverage", "Gini", "drift")
     rows = result.frame.to_dict("records")
     longest = max(len(str(row["policy"])) for row in rows)
     wide = console.width >= longest + len(result.baseline) + 85
@@ -147,7 +147,9 @@ def sections(result: Comparison) -> list[Section]:
             "Exposure and popularity",
             "A policy that shows every item equally often lies on the diagonal; the Gini index is twice the "
             "area between the diagonal and the curve. Popularity drift is the share of all popularity that "
-            "has moved from one item to another at the end.",
+            "has moved from one item to another at the end. CTR is clicks per item shown; coverage is the "
+            "share of items that a market was shown at least once; a user who never left is still there.",
+            table=_behaviour(result),
             figures=[_lorenz(result), _drift(result)],
         )
     )
@@ -155,7 +157,7 @@ def sections(result: Comparison) -> list[Section]:
 
 
 def _shown(result: Comparison) -> pd.DataFrame:
-    """Return the table of the page, with words and units for columns."""
+    """Return the table of what the policies earned, with words for columns."""
     frame = result.frame
     level = f"{result.confidence:.0%}"
     return pd.DataFrame(
@@ -169,18 +171,28 @@ def _shown(result: Comparison) -> pd.DataFrame:
                 "baseline" if p == result.baseline else f"{d:+.4f}"
                 for p, d in zip(frame["policy"], frame["difference"], strict=True)
             ],
-            f"{level} interval of the difference": [
+            f"{level} interval, paired": [
                 "" if p == result.baseline else _interval(a, b)
                 for p, a, b in zip(
                     frame["policy"], frame["difference_lower"], frame["difference_upper"], strict=True
                 )
             ],
-            "CTR (clicks per item shown)": frame["ctr"].map("{:.2%}".format),
+        }
+    )
+
+
+def _behaviour(result: Comparison) -> pd.DataFrame:
+    """Return the table of what users did and what they were shown."""
+    frame = result.frame
+    return pd.DataFrame(
+        {
+            "policy": frame["policy"],
+            "CTR": frame["ctr"].map("{:.2%}".format),
             "reward per step": frame["reward_per_step"].map("{:.4f}".format),
-            "users still there": frame["active_end"].map("{:.1%}".format),
+            "still there": frame["active_end"].map("{:.1%}".format),
             "coverage": frame["coverage"].map("{:.1%}".format),
-            "Gini of exposure": frame["gini"].map("{:.4f}".format),
-            "popularity drift": frame["popularity_drift"].map("{:.4f}".format),
+            "Gini": frame["gini"].map("{:.4f}".format),
+            "drift": frame["popularity_drift"].map("{:.4f}".format),
             "users": frame["users"],
             "markets": frame["markets"],
         }
@@ -202,12 +214,12 @@ def _verdict(result: Comparison) -> str:
         else:
             level.append(str(row.policy))
     words = [
-        f"{', '.join(names)}: {said}."
+        f"{said}: {', '.join(names)}."
         for names, said in (
-            (better, f"earns more than {result.baseline}"),
-            (worse, f"earns less than {result.baseline}"),
-            (level, f"cannot be told from {result.baseline} with these users"),
-            (unknown, "no interval, because there is one observation only"),
+            (better, f"More than {result.baseline}"),
+            (worse, f"Less than {result.baseline}"),
+            (level, f"Not to be told from {result.baseline} with these users"),
+            (unknown, "Without an interval, because there is one observation only"),
         )
         if names
     ]

@@ -6,6 +6,7 @@ made in the world, once, and shared by every policy and evaluation seed that ask
 """
 
 import inspect
+import re
 import types
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
@@ -105,6 +106,14 @@ class Builder:
         ranker = self._learn(call, {}).ranker
         assert isinstance(ranker, Ranker)
         return ranker
+
+    def save(self, folder: Path) -> None:
+        """Keep what was trained, each ranker in a folder of its own, for `saved:FOLDER`."""
+        from simlab.training.store import save_ranker
+
+        for key, agent in self._trained.items():
+            name = re.sub(r"[^a-z0-9]+", "-", key.removeprefix("learned")).strip("-")
+            save_ranker(agent.ranker, folder / name)
 
     def _value(self, parameter: Parameter, value: Any) -> Any:
         if parameter.kind == "policy":

@@ -42,6 +42,7 @@ def run_log(config: "LogConfig") -> int:
     began = perf_counter()
     with open_run("log", config, out=config.out, overwrite=config.overwrite) as run:
         log = record(world, builder.build(call), str(call), count, size, steps, Seed(config.seed))
+        builder.save(run.folder / "rankers")
         write_log(log, run.folder / "log.parquet")
         found = summary(log, str(call))
         _leave(run, found, log, config, world, perf_counter() - began)

@@ -1,6 +1,11 @@
 """Comparisons are paired, repeat bit for bit, resume, and agree with a slow twin."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -195,6 +200,33 @@ def test_a_stopped_run_keeps_what_is_done_and_resumes(
     assert not partial.exists()
     assert cli.main(["compare", "--resume", str(out)]) == 2
     assert "is complete, so there is nothing to resume" in capsys.readouterr().err
+
+
+def test_an_interruption_from_the_keyboard_keeps_what_workers_have_done(tmp_path: Path) -> None:
+    """As a terminal does it: the whole group of processes is interrupted at once."""
+    words = ["--policies", "random", "oracle", "--users", "2000", "--shard", "20", "--workers", "2"]
+    program = [sys.executable, "-m", "simlab", "compare", *words, "--out", str(tmp_path / "run")]
+    root = Path(__file__).parents[2]
+    with subprocess.Popen(
+        program,
+        cwd=root,
+        env={**os.environ, "PYTHONPATH": str(root)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        parts = tmp_path / "run.partial" / "parts"
+        until = time.monotonic() + 120
+        while not list(parts.glob("*.parquet")) and process.poll() is None and time.monotonic() < until:
+            time.sleep(0.02)
+        os.killpg(process.pid, signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in said
+    assert "jobs finished; go on with: simlab compare --resume" in said
+    assert 1 <= len(list(parts.glob("*.parquet"))) < 1000
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_run_resumes_with_its_own_settings_only(
