@@ -1,6 +1,6 @@
 """`simlab compare`: policies × one world × seeds, paired by common random numbers."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from time import perf_counter
@@ -65,7 +65,7 @@ def compare(
         kept = {job: read_part(parts / job.file) for job in jobs if (parts / job.file).is_file()}
     open_jobs = [job for job in jobs if job not in kept]
     with ExitStack() as stack:
-        step = _bar(stack, len(jobs), len(kept)) if progress else (lambda: None)
+        step = progress_bar(stack, "jobs", len(jobs), len(kept)) if progress else (lambda: None)
         made = do_all(plan, open_jobs, policies, workers=workers, done=step)
     tables = [kept[job] if job in kept else made[job] for job in sorted(jobs)]
     return merge(tables, names, chosen, confidence, shared=shares_market(world))
@@ -170,8 +170,8 @@ def _check(names: list[str], baseline: str | None, confidence: float, workers: i
     return names[0] if baseline is None else baseline
 
 
-def _bar(stack: ExitStack, total: int, done: int) -> Any:
-    """Show a progress bar until the stack closes, and return what moves it by one job."""
+def progress_bar(stack: ExitStack, unit: str, total: int, done: int = 0) -> Callable[[], None]:
+    """Show a progress bar until the stack closes, and return what moves it by one."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -185,5 +185,5 @@ def _bar(stack: ExitStack, total: int, done: int) -> Any:
             transient=True,
         )
     )
-    task = bar.add_task("jobs", total=total, completed=done)
+    task = bar.add_task(unit, total=total, completed=done)
     return lambda: bar.advance(task)

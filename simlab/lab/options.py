@@ -77,6 +77,9 @@ class _Log:
     """The policy that acts. One that never varies makes a log that tells nothing about other policies."""
     users: int = 1000
     """Users met; a multiple of --shard, or fewer."""
+    slot_propensity: bool = True
+    """Write the probability of each item at its slot too. For a softmax policy over many items that takes far
+    longer than the users do."""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,8 @@
 """`simlab log`: let a policy act in a world, and write what happened."""
 
 import math
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -9,6 +11,7 @@ from simlab.lab.grammar import parse
 from simlab.lab.jobs import FIRST_USER, one_thread, shards
 from simlab.lab.runs import Run, open_run, resolved, versions
 from simlab.log import Log
+from simlab.policy import Policy
 from simlab.seeds import Seed
 
 if TYPE_CHECKING:
@@ -21,7 +24,7 @@ def run_log(config: "LogConfig") -> int:
     """Write a log from the command line, in a run's folder."""
     from rich.console import Console
 
-    from simlab.lab.compare import steps_of
+    from simlab.lab.compare import progress_bar, steps_of
     from simlab.lab.policies import Builder
     from simlab.lab.worlds import build_world
     from simlab.tables import write_log
@@ -41,7 +44,19 @@ def run_log(config: "LogConfig") -> int:
     builder.check(call)
     began = perf_counter()
     with open_run("log", config, out=config.out, overwrite=config.overwrite) as run:
-        log = record(world, builder.build(call), str(call), count, size, steps, Seed(config.seed))
+        policy = builder.build(call)
+        with ExitStack() as stack:
+            tick = progress_bar(stack, "steps", count * steps) if notes.is_terminal else (lambda: None)
+            log = record(
+                world,
+                policy,
+                str(call),
+                shards=(count, size),
+                steps=steps,
+                seed=Seed(config.seed),
+                slot_propensities=config.slot_propensity,
+                tick=tick,
+            )
         builder.save(run.folder / "rankers")
         write_log(log, run.folder / "log.parquet")
         found = summary(log, str(call))
@@ -52,11 +67,32 @@ def run_log(config: "LogConfig") -> int:
     return 0
 
 
-def record(world: Any, policy: Any, name: str, count: int, size: int, steps: int, seed: Seed) -> Log:
-    """Return the log of a policy that acts for `count` shards of `size` users.
+def record(
+    world: Any,
+    policy: Policy,
+    name: str,
+    *,
+    shards: tuple[int, int],
+    steps: int,
+    seed: Seed,
+    slot_propensities: bool = True,
+    tick: Callable[[], None] = lambda: None,
+) -> Log:
+    """Return the log of a policy that acts in a world.
 
     The luck is that of evaluation seed 0 of a comparison with the same root seed.
+
+    Args:
+        world: where.
+        policy: who acts.
+        name: what the log calls it.
+        shards: how many markets there are, and of how many users.
+        steps: slates shown to each user.
+        seed: the root of all luck.
+        slot_propensities: keep the probability of each item at its slot too.
+        tick: called after each step of each shard.
     """
+    count, size = shards
     from envs.rollout import roll
 
     logs = []
@@ -70,7 +106,8 @@ def record(world: Any, policy: Any, name: str, count: int, size: int, steps: int
                 first_user=FIRST_USER + shard * size,
                 steps=steps,
                 propensities=True,
-                slot_propensities=True,
+                slot_propensities=slot_propensities,
+                tick=tick,
             )
             logs.append(seen.log(world))
     log = join(logs)
@@ -118,6 +155,7 @@ def _leave(
     run: Run, found: "pd.DataFrame", log: Log, config: "LogConfig", world: Any, seconds: float
 ) -> None:
     """Write results, metrics and the page."""
+    import numpy as np
     import plotly.graph_objects as go
 
     from simlab.lab.figures import COLOURS
@@ -129,16 +167,19 @@ def _leave(
     for title, values in (("whole slate", log.propensity), ("item at its slot", log.slot_propensity)):
         if values is None:
             continue
-        figures.append(
-            go.Figure(
-                go.Histogram(x=values.log10().reshape(-1)[:100_000].tolist(), marker={"color": COLOURS[0]})
-            )
+        count, edge = np.histogram(values.log10().numpy(), bins=40)
+        bars = go.Bar(
+            x=((edge[1:] + edge[:-1]) / 2).tolist(),
+            y=count.tolist(),
+            width=np.diff(edge).tolist(),
+            marker={"color": COLOURS[0]},
         )
+        figures.append(go.Figure(bars))
         figures[-1].update_layout(
             title={"text": f"Propensity of the {title}"},
             xaxis={"title": {"text": "log10 of the probability"}},
             yaxis={"title": {"text": "rounds" if title == "whole slate" else "items shown"}},
-            meta={"alt": f"How likely what was logged was: the {title}, up to 100,000 of them."},
+            meta={"alt": f"How likely what was logged was: the {title}."},
         )
     made = versions()
     write_report(

@@ -18,6 +18,7 @@ from simlab.errors import BadInput
 from simlab.lab import cli, doctor, names, runs
 from simlab.lab.listing import KINDS, about, parts
 from simlab.lab.worlds import build_world
+from simlab.log import Log
 
 ROOT = Path(__file__).parents[2]
 HEAVY = ("torch", "econml", "pandas", "plotly", "pyarrow", "sklearn", "stable_baselines3")
@@ -305,11 +306,18 @@ def test_log_writes_a_valid_log(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "log.parquet" in capsys.readouterr().out
 
 
+def test_slot_propensities_may_be_left_out(tmp_path: Path) -> None:
+    from simlab.tables import read_log
+
+    assert cli.main(["log", *TINY, "--no-slot-propensity", "--out", str(tmp_path / "run")]) == 0
+    assert read_log(tmp_path / "run" / "log.parquet").slot_propensity is None
+
+
 def test_a_log_does_not_depend_on_where_it_is_cut(tmp_path: Path) -> None:
     """Where popularity is fixed, two shards of 32 are the same users as one of 64."""
     from simlab.tables import read_log
 
-    logs = []
+    logs: list[Log] = []
     for shard in ("32", "64"):
         out = tmp_path / shard
         calm = ["--set", "popularity_feedback=0", "--shard", shard, "--out", str(out)]
