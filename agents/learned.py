@@ -22,7 +22,7 @@ from simlab.rankers.contract import Ranker, Sizes
 from simlab.seeds import Seed
 from simlab.slates import Mixture, SlateDistribution
 from simlab.training.fit import FitSettings, fit
-from simlab.training.store import load_ranker, read_json, save_ranker, write_whole
+from simlab.training.store import first_line, load_ranker, read_json, save_ranker, write_whole
 
 DEBIAS = ("none", "ips")
 """What is done about position bias: nothing, or clicks weighted by 1 / P(examined)."""
@@ -193,7 +193,7 @@ class ClickRanker:
             kept["spec"] = {k: tuple(v) if isinstance(v, list) else v for k, v in kept["spec"].items()}
             agent = cls(**kept)
         except (KeyError, TypeError, AttributeError) as error:
-            raise BadInput(f"{where} does not describe an agent ({type(error).__name__}: {error})") from error
+            raise BadInput(f"{where} does not describe an agent ({first_line(error)})") from error
         agent.ranker = load_ranker(folder / "ranker")
         if agent.ranker.name != agent.family:
             raise BadInput(f"{where} says {agent.family}, but the ranker beside it is {agent.ranker.name}")

@@ -38,7 +38,7 @@ def test_the_whole_catalogue_needs_no_search() -> None:
     slate = torch.tensor([[5, 0], [1, 2], [3, 4]])
     assert torch.equal(c.columns(slate), slate)
     for wrong in (6, -1):
-        with pytest.raises(BadInput, match="outside 0..5"):
+        with pytest.raises(BadInput, match=r"outside 0\.\.5"):
             c.columns(torch.tensor([[0, wrong], [1, 2], [3, 4]]))
 
 

@@ -15,7 +15,8 @@ def test_mean_interval_is_scipys() -> None:
         low, high = stats.t.interval(level, 36, x.mean(), stats.sem(x))
         assert (mine.low, mine.high) == pytest.approx((low, high), abs=1e-12)
         assert mine.stderr == pytest.approx(stats.sem(x), abs=1e-14)
-        assert (mine.mean, mine.n) == (pytest.approx(x.mean()), 37)
+        assert mine.mean == pytest.approx(x.mean())
+        assert mine.n == 37
 
 
 def test_paired_interval_is_scipys_paired_t_test() -> None:
@@ -35,7 +36,8 @@ def test_groups_of_one_size_are_their_means() -> None:
     mine = paired_interval(a[order], b[order], groups[order])
     means = (a - b).reshape(8, 25).mean(1)
     low, high = stats.t.interval(0.95, 7, means.mean(), stats.sem(means))
-    assert (mine.low, mine.high, mine.n) == (pytest.approx(low), pytest.approx(high), 8)
+    assert (mine.low, mine.high) == pytest.approx((low, high))
+    assert mine.n == 8
 
 
 def test_groups_of_one_are_no_groups() -> None:

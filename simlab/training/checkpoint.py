@@ -65,9 +65,7 @@ class Progress:
         """
         tensors, facts = read_tensors(path)
         if facts.get("fingerprint") != fingerprint:
-            raise BadInput(
-                f"checkpoint {path} is from another ranker, log, weights, seed or setting: remove it"
-            )
+            raise BadInput(f"checkpoint {path} is from another ranker, log, seed or setting: remove it")
         now: dict[str, Tensor] = {}
         best: dict[str, Tensor] = {}
         state: dict[int, dict[str, Tensor]] = {}

@@ -157,5 +157,5 @@ def _check_weight(name: str, value: Tensor, log: Log) -> None:
     if bool(wrong.any()):
         row, slot = (int(x) for x in wrong.nonzero()[0])
         raise BadInput(
-            f"{name}, row {row}, slot {slot}: {float(value[row, slot])} is not a weight of 0 or more"
+            f"{name}, row {row}, slot {slot}: {float(value[row, slot])} is not at least 0 and finite"
         )

@@ -62,6 +62,11 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, facts
 
 
+def first_line(error: Exception) -> str:
+    """Return the kind and the first line of another library's error, to stand in our one sentence."""
+    return " ".join([type(error).__name__, *str(error).splitlines()[:1]])
+
+
 def _check_version(path: Path, facts: dict[str, Any]) -> None:
     """Refuse a layout that this version does not know."""
     found = facts.get("version")
@@ -126,7 +131,7 @@ def load_ranker(folder: Path, catalog: Catalog | None = None) -> Ranker:
     except BadInput:
         raise
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise BadInput(f"{where} does not describe a ranker ({type(error).__name__}: {error})") from error
+        raise BadInput(f"{where} does not describe a ranker ({first_line(error)})") from error
     assert isinstance(ranker, Ranker)
     path = folder / weights
     if not path.is_file():
