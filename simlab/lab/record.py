@@ -1,6 +1,5 @@
 """`simlab log`: let a policy act in a world, and write what happened."""
 
-import math
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
@@ -61,8 +60,8 @@ def run_log(config: "LogConfig") -> int:
         write_log(log, run.folder / "log.parquet")
         found = summary(log, str(call))
         _leave(run, found, log, config, world, perf_counter() - began)
-    for name, value in found.iloc[0].items():
-        console.print(f"{name:>24}  {value:,.6g}" if isinstance(value, float) else f"{name:>24}  {value}")
+    for row in _facts(found).itertuples():
+        console.print(f"{row.fact:>18}  {row.value}", markup=False)
     console.print(f"log: {run.target / 'log.parquet'}", markup=False, soft_wrap=True)
     return 0
 
@@ -133,7 +132,6 @@ def summary(log: Log, policy: str) -> "pd.DataFrame":
     import torch
 
     assert log.click is not None
-    least = float(log.propensity.min())
     return pd.DataFrame(
         {
             "policy": [policy],
@@ -144,8 +142,7 @@ def summary(log: Log, policy: str) -> "pd.DataFrame":
             "slots": [log.slots],
             "mean reward": [float(log.reward.mean())],
             "CTR": [float(log.click.mean())],
-            "least propensity": [least],
-            "log10 least propensity": [math.log10(least)],
+            "least propensity": [float(log.propensity.min())],
             "certain slates": [float((log.propensity == 1).double().mean())],
         }
     )
@@ -186,9 +183,7 @@ def _leave(
         run.folder / "report.html",
         f"Log of {config.policy} in {world.name}",
         [
-            Section(
-                "What is in the log", _advice(found), table=found.T.reset_index(names="fact").astype(str)
-            ),
+            Section("What is in the log", _advice(found), table=_facts(found)),
             Section(
                 "Propensities",
                 "A policy can be evaluated from this log where it shows what the log has shown with some "
@@ -203,6 +198,17 @@ def _leave(
             **made,
         },
     )
+
+
+def _facts(found: "pd.DataFrame") -> "pd.DataFrame":
+    """Return the summary's one row as two columns of text."""
+    import pandas as pd
+
+    row = found.to_dict("records")[0]
+    values = [
+        f"{v:.6g}" if isinstance(v, float) else f"{v:,}" if isinstance(v, int) else v for v in row.values()
+    ]
+    return pd.DataFrame({"fact": list(row), "value": values})
 
 
 def _advice(found: "pd.DataFrame") -> str:
