@@ -4,11 +4,10 @@ from collections.abc import Hashable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-import plotly.graph_objects as go
 
+from simlab.lab.compare_figures import drift_boxes, lorenz_curves, reward_curves, stay_curves
 from simlab.lab.comparison import Comparison
 from simlab.lab.figures import COLOURS, forest
-from simlab.lab.markup import plain
 from simlab.lab.report import Section, write_report
 from simlab.lab.runs import Run, resolved, versions
 
@@ -16,8 +15,6 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from simlab.lab.options import CompareConfig
-
-_DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 
 
 def print_table(console: "Console", result: Comparison) -> None:
@@ -139,7 +136,7 @@ def sections(result: Comparison) -> list[Section]:
         Section(
             "Reward over time",
             "Mean over all users who began; a user who has left earns nothing. The band is over markets.",
-            figures=[_curves(result, level), _active(result)],
+            figures=[reward_curves(result, level), stay_curves(result)],
         )
     )
     found.append(
@@ -150,7 +147,7 @@ def sections(result: Comparison) -> list[Section]:
             "has moved from one item to another at the end. CTR is clicks per item shown; coverage is the "
             "share of items that a market was shown at least once; a user who never left is still there.",
             table=_behaviour(result),
-            figures=[_lorenz(result), _drift(result)],
+            figures=[lorenz_curves(result), drift_boxes(result)],
         )
     )
     return found
@@ -240,117 +237,3 @@ def _reading(result: Comparison) -> str:
 
 def _interval(low: float, high: float) -> str:
     return "unknown" if pd.isna(low) or pd.isna(high) else f"{low:.3f} … {high:.3f}"
-
-
-def _style(i: int) -> dict[str, Any]:
-    """Colour and dash of the i-th policy: never colour alone."""
-    return {"color": COLOURS[i % len(COLOURS)], "dash": _DASHES[i % len(_DASHES)], "width": 2}
-
-
-def _curves(result: Comparison, level: str) -> go.Figure:
-    figure = go.Figure()
-    for i, (name, rows) in enumerate(result.curves.groupby("policy", sort=False)):
-        label = plain(str(name))
-        if rows["lower"].notna().all():
-            figure.add_trace(
-                go.Scatter(
-                    x=[*rows["step"], *rows["step"][::-1]],
-                    y=[*rows["upper"], *rows["lower"][::-1]],
-                    fill="toself",
-                    fillcolor=COLOURS[i % len(COLOURS)],
-                    opacity=0.18,
-                    line={"width": 0},
-                    hoverinfo="skip",
-                    showlegend=False,
-                    legendgroup=label,
-                )
-            )
-        figure.add_trace(
-            go.Scatter(
-                x=rows["step"].tolist(),
-                y=rows["reward"].tolist(),
-                mode="lines",
-                name=label,
-                legendgroup=label,
-                line=_style(i),
-            )
-        )
-    return _dress(
-        figure,
-        "Reward of each step",
-        "step (slates seen)",
-        f"reward per user and step, {level} band",
-        "Mean reward of each policy at each step, with a band over markets.",
-    )
-
-
-def _active(result: Comparison) -> go.Figure:
-    figure = go.Figure()
-    for i, (name, rows) in enumerate(result.curves.groupby("policy", sort=False)):
-        figure.add_trace(
-            go.Scatter(
-                x=rows["step"].tolist(), y=rows["active"].tolist(), name=plain(str(name)), line=_style(i)
-            )
-        )
-    return _dress(
-        figure, "Users who are there", "step (slates seen)", "share of users", "Share of users still there."
-    )
-
-
-def _lorenz(result: Comparison) -> go.Figure:
-    figure = go.Figure(
-        go.Scatter(
-            x=[0, 1],
-            y=[0, 1],
-            mode="lines",
-            name="equal exposure",
-            line={"color": COLOURS[-1], "width": 1, "dash": "dot"},
-        )
-    )
-    for i, (name, rows) in enumerate(result.lorenz.groupby("policy", sort=False)):
-        figure.add_trace(
-            go.Scatter(
-                x=rows["items"].tolist(),
-                y=rows["exposure"].tolist(),
-                mode="lines",
-                name=plain(str(name)),
-                line=_style(i),
-            )
-        )
-    return _dress(
-        figure,
-        "Lorenz curve of exposure",
-        "share of items, least shown first",
-        "share of all exposure",
-        "How exposure is shared out over items: the lower the curve, the fewer items get it.",
-    )
-
-
-def _drift(result: Comparison) -> go.Figure:
-    figure = go.Figure()
-    for i, (name, rows) in enumerate(result.markets.groupby("policy", sort=False)):
-        figure.add_trace(
-            go.Box(
-                x=rows["popularity_drift"].tolist(),
-                name=plain(str(name)),
-                orientation="h",
-                boxpoints="all",
-                marker={"color": COLOURS[i % len(COLOURS)]},
-                showlegend=False,
-            )
-        )
-    figure.update_yaxes(autorange="reversed")
-    figure.update_layout(height=150 + 50 * len(result.frame))
-    return _dress(
-        figure,
-        "Popularity drift",
-        "popularity drift of each market",
-        "policy",
-        "How far popularity moved in each market under each policy.",
-    )
-
-
-def _dress(figure: go.Figure, title: str, x: str, y: str, alt: str) -> go.Figure:
-    return figure.update_layout(
-        title={"text": title}, xaxis={"title": {"text": x}}, yaxis={"title": {"text": y}}, meta={"alt": alt}
-    )

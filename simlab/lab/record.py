@@ -217,6 +217,4 @@ def _advice(found: "pd.DataFrame") -> str:
             "The policy never varied: every slate was certain. Such a log says nothing about other policies; "
             "mix in chance, as in epsilon(POLICY, 0.1)."
         )
-    return (
-        "Each row is one slate shown to one user, with the exact probability of the slate and of each item."
-    )
+    return "Each row is one slate shown to one user, with the exact probability that it was shown."
