@@ -38,7 +38,7 @@ def print_result(result: Result, folder: Path) -> None:
 
     console = Console(highlight=False)
     level = f"{result.logged.interval.level:.0%}"
-    table = Table(box=rich.box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=rich.box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     table.add_column("estimator", no_wrap=True)
     for name in ("value", "se", f"{level} low", "high", "ESS", "max share", "n"):
         table.add_column(name, justify="right")
