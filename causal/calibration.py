@@ -12,8 +12,6 @@ from simlab.log import Log
 
 MIN_COUNT = 30
 """Times that an item is shown before its frequency is judged: below, the plug-in variance is too rough."""
-MAX_ITEMS = 100
-"""Items of the joint test, the most frequent first: its cost grows with their square."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +47,12 @@ def calibrate(log: Log) -> Calibration | None:
     """Test E[1[item at slot] / p] = 1, which right propensities obey for each item that can be shown.
 
     Under the null the variance of a row's term is 1/p - 1, of which 1[item] (1/p)(1/p - 1) is an unbiased
-    estimate. The joint statistic is the quadratic form of the sums in their estimated covariance, on the
-    directions that vary; for a context-free logger it is Pearson's chi-square of counts instead.
+    estimate; but rounds in which the item had a tiny propensity and was not shown leave no trace in it.
+    They are the harmless reason for Σ 1[item]/p to fall short of the number of rounds. So what falls short,
+    m, adds m (1/p_min - 1), as if those rounds had the smallest propensity that this slot has in the log.
+
+    The joint test is Pearson's chi-square of counts for a context-free logger, and else the largest |z| with
+    Bonferroni's correction for the number of items.
 
     Returns:
         None for slates without `slot_propensity`: the propensity of a whole slate says nothing of one item.
@@ -70,7 +72,7 @@ def calibrate(log: Log) -> Calibration | None:
             continue
         item, p = log.slate[here, column], chance[here, column].double()
         allowed = None if log.candidates is None else log.candidates[here]
-        scores, total = _scores(item, p, allowed, log.n_items)
+        scores = _scores(item, p, allowed, log.n_items)
         z.update({(slot, i): s for i, s in scores.items()})
         fixed = _fixed(item, p, log.n_items) if allowed is None else None
         if fixed is not None:
@@ -78,7 +80,7 @@ def calibrate(log: Log) -> Calibration | None:
             test = _pearson(item, fixed)
         else:
             steady = False
-            test = _quadratic(item, p, allowed, total)
+            test = _largest(scores)
         if test is not None:
             tests.append(test)
     joint = min(1.0, len(tests) * min(tests)) if tests and z else None
@@ -90,8 +92,8 @@ def _scores(
     p: Float[Tensor, " round"],
     allowed: Int[Tensor, "round cand"] | None,
     n_items: int,
-) -> tuple[dict[int, float], list[int]]:
-    """Return z by item, and the items that are judged, the most frequent first."""
+) -> dict[int, float]:
+    """Return z of each item that is shown often enough, the most frequent first."""
     count = torch.bincount(item, minlength=n_items)
     judged = count.argsort(descending=True, stable=True)[: int((count >= MIN_COUNT).sum())]
     total = torch.zeros(n_items, dtype=torch.float64, device=p.device).index_add_(0, item, 1 / p)
@@ -99,11 +101,19 @@ def _scores(
     could = torch.full_like(total, len(item))
     if allowed is not None:
         could = torch.bincount(allowed[allowed >= 0], minlength=n_items).double()
+    variance += (could - total).clamp(min=0) * (1 / p.min() - 1)
     out = {}
     for i in judged.tolist():
         off, spread = float(total[i] - could[i]), float(variance[i]) ** 0.5
         out[i] = off / spread if spread > 1e-9 else 0.0 if abs(off) < 1e-6 else float("inf") * off
-    return out, judged[:MAX_ITEMS].tolist()
+    return out
+
+
+def _largest(z: dict[int, float]) -> float | None:
+    """Return the two-sided normal p-value of the largest |z|, times their number."""
+    if not z:
+        return None
+    return min(1.0, 2 * len(z) * float(stats.norm.sf(max(abs(x) for x in z.values()))))
 
 
 def _fixed(
@@ -128,33 +138,3 @@ def _pearson(item: Int[Tensor, " round"], p: Float[Tensor, " item"]) -> float | 
         return None
     statistic = sum((s - w) ** 2 / w for s, w in zip(seen, wanted, strict=True))
     return float(stats.chi2.sf(statistic, len(seen) - 1))
-
-
-def _quadratic(
-    item: Int[Tensor, " round"],
-    p: Float[Tensor, " round"],
-    allowed: Int[Tensor, "round cand"] | None,
-    judged: list[int],
-) -> float | None:
-    """Return the p-value of dᵀ S⁺ d, d = Σ (1[item]/p - 1[could be shown]) and S = Σ of its squares."""
-    if not judged:
-        return None
-    size = len(judged)
-    names = torch.tensor(judged, device=item.device)
-    d = torch.zeros(size, dtype=torch.float64, device=p.device)
-    s = torch.zeros(size, size, dtype=torch.float64, device=p.device)
-    for start in range(0, len(item), 1 << 14):
-        rows = slice(start, start + (1 << 14))
-        x = (item[rows].unsqueeze(1) == names).double() / p[rows].unsqueeze(1)
-        if allowed is None:
-            x -= 1
-        else:
-            x -= torch.stack([(allowed[rows] == i).any(1) for i in judged], dim=1).double()
-        d += x.sum(0)
-        s += x.T @ x
-    values, vectors = torch.linalg.eigh(s)
-    kept = values > 1e-9 * values.max()
-    if not bool(kept.any()):
-        return None
-    along = vectors[:, kept].T @ d
-    return float(stats.chi2.sf(float((along.square() / values[kept]).sum()), int(kept.sum())))
