@@ -150,8 +150,9 @@ class Builder:
             self.report(f"training {key} on {self.train_users} users")
             agent = ClickRanker(call.name.replace("-", "_"), _ranker_spec(call), **settings)
             steps = self.world.horizon if self.train_steps is None else self.train_steps
+            # One seed for all learners: they meet the same training users under the same luck.
             with one_thread():  # so that the weights do not depend on how many cores there are
-                agent.learn(self.world, self.train_users, steps, self.seed.split(key), self.report)
+                agent.learn(self.world, self.train_users, steps, self.seed.split("learn"), self.report)
             self._trained[key] = agent
         return self._trained[key]
 
