@@ -2,7 +2,9 @@
 
 import json
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,11 +14,14 @@ from agents.learned import ClickRanker
 from envs.rollout import roll
 from envs.users.feed import Feed, FeedSpec
 from simlab.errors import BadInput
+from simlab.log import Log
 from simlab.policies.random import Random
 from simlab.policy import Policy
+from simlab.rankers.contract import Ranker
 from simlab.seeds import Seed
 from simlab.statistics import paired_interval
-from simlab.training.settings import FitSettings
+from simlab.training.fit import fit
+from simlab.training.settings import FitResult, FitSettings
 
 WORLD = Feed(FeedSpec(items=60, slots=5, horizon=12))
 FIT = FitSettings(epochs=8, batch_size=2048)
@@ -61,6 +66,13 @@ def test_it_beats_chance(family: str) -> None:
 
 def test_the_second_collection_is_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[str] = []
+    logs: list[Log] = []
+
+    def spied(ranker: Ranker, log: Log, **how: Any) -> FitResult:
+        logs.append(log)
+        return fit(ranker, log, **how)
+
+    monkeypatch.setattr("agents.learned.fit", spied)
     ClickRanker("mf", settings=FIT, rounds=2).learn(WORLD, 90, 4, Seed(1), told.append)
     assert [t.split(" by ")[1].split(",")[0] for t in told if t.startswith("collection")] == [
         "random + popularity",
@@ -68,6 +80,10 @@ def test_the_second_collection_is_its_own(monkeypatch: pytest.MonkeyPatch) -> No
         "softmax",
     ]
     assert sum(t.startswith("fitted mf for") for t in told) == 3
+    # Nobody is met twice, so no history runs over into another user's.
+    assert [sorted(set(log.user.tolist())) for log in logs] == [list(range(n)) for n in (30, 60, 90)]
+    for earlier, later in pairwise(logs):
+        assert torch.equal(later.slate[: len(earlier)], earlier.slate)
 
 
 def test_propensities_are_exact() -> None:

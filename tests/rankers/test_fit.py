@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from simlab.context import Context
@@ -14,6 +15,7 @@ from simlab.log import Log
 from simlab.metrics.ranking import auc
 from simlab.parts import part
 from simlab.rankers.contract import Ranker, Sizes
+from simlab.rankers.mf import MF
 from simlab.seeds import Seed
 from simlab.statistics import paired_interval
 from simlab.training.examples import Source
@@ -290,6 +292,65 @@ def test_a_held_out_user_is_judged_as_a_new_one() -> None:
         for split in ("user", "round")
     }
     assert by["round"] < by["user"] - 0.02
+
+
+class Spy(MF):
+    """MF that notes who was scored, in which mode, and for which candidates."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.seen: list[tuple[bool, Tensor, Tensor]] = []
+
+    def score(
+        self, context: Context, state: Float[Tensor, "user dim"] | None = None
+    ) -> Float[Tensor, "user cand"]:
+        self.seen.append((self.training, context.user, context.candidates))
+        return super().score(context, state)
+
+
+@pytest.mark.parametrize("negatives", [0, 3])
+def test_what_the_ranker_is_shown(negatives: int) -> None:
+    """Known users in train mode, strangers in eval mode, and new batches and negatives in every epoch."""
+    p = small()
+    spy = Spy.build(Sizes(60, 30), {})
+    assert isinstance(spy, Spy)
+    settings = FitSettings(epochs=2, batch_size=10**6, negatives=negatives)
+    fit(spy, p.log, seed=Seed(0), settings=settings)
+    assert [training for training, _, _ in spy.seen] == [True, False, True, False]
+    (_, first, items), (_, held, before), (_, second, others), (_, _, after) = spy.seen
+    assert set(held.tolist()) == {60}
+    assert len(set(first.tolist())) == 54
+    assert set(first.tolist()) == set(second.tolist())
+    assert not torch.equal(first, second)
+    assert torch.equal(before, after)  # what judges stays the same
+    if negatives:
+        assert not torch.equal(items.sort(0).values, others.sort(0).values)
+    else:
+        assert torch.equal(items.sort(0).values, others.sort(0).values)
+
+
+def test_a_pair_weighs_what_its_click_is_worth() -> None:
+    """With bpr the worth of a click weighs its pairs; example weights weigh both sides."""
+    p = small()
+    g = torch.Generator().manual_seed(0)
+    weight, worth = torch.rand(2, *p.log.slate.shape, generator=g)
+    assert p.log.click is not None
+    source = Source(p.log, 0, pairwise=True, weight=weight, click_weight=worth)
+    rounds = torch.tensor([5, 2, 9])
+    logged = source.logged(rounds)
+    clicked = p.log.click[rounds] > 0
+    assert torch.equal(logged.target, clicked.float())
+    truth = torch.where(clicked, weight[rounds] * worth[rounds], weight[rounds])
+    assert torch.equal(logged.weight, truth)
+    sampled = source.sampled(rounds, source.negatives(), 2, Seed(0))
+    row, slot = clicked.nonzero().unbind(1)
+    torch.testing.assert_close(sampled.weight[:, 0], (weight * worth)[rounds[row], slot])
+    assert bool((sampled.weight[:, 1:] == 1).all())
+    plain = Source(p.log, 0, weight=weight, click_weight=worth).sampled(
+        rounds, source.negatives(), 2, Seed(0)
+    )
+    assert torch.equal(plain.target[:, 0], worth[rounds[row], slot])
+    assert torch.equal(plain.weight, weight[rounds[row], slot].unsqueeze(1).expand(-1, 3))
 
 
 def test_one_user_is_split_by_rounds() -> None:
