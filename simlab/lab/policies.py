@@ -124,7 +124,7 @@ class Builder:
         if call.name == "saved":
             self._saved(call)
         else:
-            _ranker_spec(call)
+            ranker_settings(call)
 
     def _saved(self, call: Call) -> Ranker:
         """Read a saved ranker, and refuse one that was made for another catalogue."""
@@ -148,7 +148,7 @@ class Builder:
             from simlab.lab.jobs import one_thread
 
             self.report(f"training {key} on {self.train_users} users")
-            agent = ClickRanker(call.name.replace("-", "_"), _ranker_spec(call), **settings)
+            agent = ClickRanker(call.name.replace("-", "_"), ranker_settings(call), **settings)
             steps = self.world.horizon if self.train_steps is None else self.train_steps
             # One seed for all learners: they meet the same training users under the same luck.
             with one_thread():  # so that the weights do not depend on how many cores there are
@@ -245,7 +245,7 @@ def _checked(call: Call, parameter: Parameter, value: Any) -> Any:
     return fit(value, parameter.kind, f"policy {call}: {parameter.name}")
 
 
-def _ranker_spec(call: Call) -> dict[str, Any]:
+def ranker_settings(call: Call) -> dict[str, Any]:
     """Return the settings of a ranker word such as mf(dim=32).
 
     Raises:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from simlab.errors import BadInput, nearest
 from simlab.lab.grammar import parse
-from simlab.lab.policies import _ranker_spec as ranker_settings
+from simlab.lab.policies import ranker_settings
 from simlab.parts import names, part
 
 if TYPE_CHECKING:

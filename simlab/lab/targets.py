@@ -14,8 +14,7 @@ from torch import Tensor
 from simlab.context import Catalog
 from simlab.errors import BadInput, nearest
 from simlab.lab.grammar import Call, parse
-from simlab.lab.policies import Builder, known
-from simlab.lab.policies import _ranker_spec as ranker_settings
+from simlab.lab.policies import Builder, known, ranker_settings
 from simlab.log import Log
 from simlab.parts import names, part
 from simlab.policy import Policy

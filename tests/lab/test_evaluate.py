@@ -16,7 +16,10 @@ from simlab.lab.cli import main
 from simlab.lab.reward_models import check_word, reward_model
 from simlab.lab.targets import halves, make_target
 from simlab.log import Log
+from simlab.rankers.contract import Sizes
+from simlab.rankers.popularity import Popularity
 from simlab.seeds import Seed
+from simlab.training.store import save_ranker
 from tests.lab.browser import browse
 
 CASES = Path(__file__).parents[2] / "../shared/cases/ope"
@@ -365,6 +368,22 @@ def test_a_ranker_learns_from_one_half_and_is_judged_on_the_other() -> None:
     assert make_target("popularity", log, Catalog.bare(5), Seed(4)).name == target.name
     # What learns nothing is judged on everything.
     assert len(make_target("uniform", log, Catalog.bare(5), Seed(4)).log) == len(log)
+
+
+def test_a_saved_ranker_is_judged_on_every_round(logged: Path, tmp_path: Path) -> None:
+    ranker = Popularity(Sizes(500, 4), Popularity.Spec())
+    ranker.clicks += torch.tensor([0.0, 9.0, 0.0, 0.0], dtype=torch.float64)  # item 1 leads
+    save_ranker(ranker, tmp_path / "ranker")
+    frame = pd.read_csv(logged)
+    for policy, chance in (
+        (f"saved:{tmp_path / 'ranker'}", frame["item"] == 1),
+        (f"epsilon(saved:{tmp_path / 'ranker'}, 0.2)", 0.8 * (frame["item"] == 1) + 0.05),
+    ):
+        out = tmp_path / f"run-{policy[:5]}"
+        assert run(logged, "--policy", policy, "--estimators", "ips", "--out", out) == 0
+        expected = (chance / frame["propensity"] * frame["reward"]).mean()
+        assert results(out).loc["IPS", "value"] == pytest.approx(expected, rel=1e-12)
+        assert results(out).loc["IPS", "n"] == 2000
 
 
 @pytest.mark.parametrize(
