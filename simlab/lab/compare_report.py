@@ -223,15 +223,20 @@ def _verdict(result: Comparison) -> str:
     return "\n\n".join(words) or f"{result.baseline} alone, so there is nothing to compare it with."
 
 
+_TRAINED = ("learned(", "greedy(", "softmax(", "epsilon(greedy", "epsilon(softmax(", "epsilon(learned")
+
+
 def _reading(result: Comparison) -> str:
     unit = "each user is one observation"
     if result.clustered:
         unit = "users of one market move each other's popularity, so a market is one observation"
     if result.frame["return_lower"].isna().any():
         unit += "; there is only one, so there are no intervals: ask for more seeds"
+    trained = any(str(name).startswith(_TRAINED) for name in result.frame["policy"])
+    luck = " A trained policy is one training run: its interval leaves out the luck of training."
     return (
         f"Differences to {result.baseline} are paired by user; intervals are {result.confidence:.0%}, "
-        f"and {unit}. Coverage, Gini and drift are means over markets."
+        f"and {unit}. Coverage, Gini and drift are means over markets.{luck if trained else ''}"
     )
 
 
