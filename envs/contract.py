@@ -104,11 +104,19 @@ class Privileged(Context):
     state: Any = None
 
 
+@runtime_checkable
 class ClickModel(Protocol):
-    """What is clicked on a slate, given how attractive each item is."""
+    """What is clicked on a slate, given how attractive each item is: a_k = P(click | examined), in [0, 1].
+
+    `sample` maps one uniform per slot to clicks, so that two slates can be shown under the same luck.
+    """
 
     def probs(self, attraction: Float[Tensor, "user slot"]) -> Float[Tensor, "user slot"]:
         """Return the marginal click probability of each slot."""
+        ...
+
+    def examined(self, attraction: Float[Tensor, "user slot"]) -> Float[Tensor, "user slot"]:
+        """Return the marginal probability that each slot is examined."""
         ...
 
     def log_prob(
@@ -120,5 +128,5 @@ class ClickModel(Protocol):
     def sample(
         self, attraction: Float[Tensor, "user slot"], uniform: Float[Tensor, "user slot"]
     ) -> Float[Tensor, "user slot"]:
-        """Turn one uniform per slot into clicks."""
+        """Turn one uniform per slot into clicks of 0 and 1."""
         ...

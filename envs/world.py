@@ -12,10 +12,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from envs.clicks.position_based import PositionBased
-from envs.contract import Privileged, Response
+from envs.contract import ClickModel, Privileged, Response
 from envs.popularity import Popularity
 from simlab.context import PAD, Catalog, Context
+from simlab.errors import BadInput
 from simlab.seeds import Seed
 
 Users = TypeVar("Users")
@@ -64,7 +64,7 @@ class SlateWorld(ABC, Generic[Users]):
     slots: int
     horizon: int
     catalog: Catalog
-    clicks: PositionBased
+    clicks: ClickModel
     market: Popularity
     remember: int
     feature_bound: float
@@ -108,8 +108,16 @@ class SlateWorld(ABC, Generic[Users]):
         return self.catalog.n_items
 
     def examination(self) -> Float[Tensor, " slot"]:
-        """Return the true position bias θ."""
-        return self.clicks.examination
+        """Return the true position bias θ: P(examined) of each slot.
+
+        Raises:
+            BadInput: if the click model has none, because who sees a slot depends on the items above it.
+        """
+        theta = getattr(self.clicks, "examination", None)
+        if theta is None:
+            raise BadInput(f"{type(self.clicks).__name__} has no position bias of its own: see `examined`")
+        assert isinstance(theta, Tensor)
+        return theta
 
     def reset(self, n: int, seed: Seed, first_user: int = 0) -> State[Users]:
         """Return n new users, with ids first_user … first_user + n - 1, in a fresh market."""
