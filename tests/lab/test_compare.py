@@ -106,6 +106,19 @@ def test_users_are_the_observations_where_nobody_moves_the_market(world: Feed) -
     pd.testing.assert_frame_equal(two.frame[same], one.frame[same], check_exact=True)
 
 
+def test_a_split_of_the_batch_gives_the_same_bits(world: Feed, found: Comparison) -> None:
+    """Shards of 32: one alone, or seeds one at a time, are the rows of the whole."""
+    policies: dict[str, Policy] = {"myopic": Oracle(world), "far": FarSighted(world)}
+    parts = [compare.compare(world, policies, users=64, shard=32, seeds=[s]).users for s in (2, 0, 1)]
+    parts = [compare.compare(world, policies, users=32, shard=32, seeds=3).users, *parts]
+    key = ["policy", "seed", "user"]
+    whole = found.users.set_index(key).sort_index()
+    for part in parts:
+        rows = part.set_index(key).sort_index()
+        assert len(rows) in (3 * 2 * 32, 2 * 64)
+        pd.testing.assert_frame_equal(rows, whole.loc[rows.index], check_exact=True)
+
+
 def test_a_policy_against_itself_differs_by_nothing(world: Feed) -> None:
     twins = compare.compare(world, {"a": Oracle(world), "b": Oracle(world)}, users=32, shard=32, seeds=2)
     row = twins.frame.set_index("policy").loc["b"]
