@@ -81,7 +81,7 @@ class Context:
         """Return the column of each item id.
 
         Raises:
-            BadInput: if an item is not among its row's candidates.
+            BadInput: if an item is not among its row's candidates, or is masked there.
         """
         n = self.candidates.shape[1]
         first = self.candidates[:1]
@@ -90,7 +90,7 @@ class Context:
             if slate.numel() and (int(slate.min()) < 0 or int(slate.max()) >= n):
                 raise BadInput(f"a slate holds an item outside 0..{n - 1}, so it is not a candidate")
             return slate  # the whole catalogue in order: a column is an item
-        match = slate.unsqueeze(2) == self.candidates.unsqueeze(1)
+        match = (slate.unsqueeze(2) == self.candidates.unsqueeze(1)) & self.mask.unsqueeze(1)
         found = match.any(2)
         if not bool(found.all()):
             row, slot = (int(x) for x in (~found).nonzero()[0])

@@ -1,5 +1,7 @@
 """Contexts: items to columns and back, rows, devices."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -78,3 +80,13 @@ def test_a_bare_catalogue_knows_its_size() -> None:
     assert catalog.n_items == 5
     assert catalog.features.shape == (5, 0)
     assert catalog.to("cpu").n_items == 5
+
+
+def test_a_masked_candidate_has_no_column() -> None:
+    """A padding slot that happens to hold the item's id is not the item; a masked item is refused."""
+    context = Context.of(torch.tensor([0]), 9, candidates=torch.tensor([[4, 7, 4]]))
+    context = replace(context, mask=torch.tensor([[False, True, True]]))
+    assert context.columns(torch.tensor([[4, 7]])).tolist() == [[2, 1]]
+    context = replace(context, mask=torch.tensor([[False, True, False]]))
+    with pytest.raises(BadInput, match="row 0: item 4 at slot 1 is not a candidate"):
+        context.columns(torch.tensor([[7, 4]]))
