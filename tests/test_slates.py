@@ -183,6 +183,29 @@ def test_estimated_marginals_lie_within_five_standard_errors(
     torch.testing.assert_close(rows, torch.ones_like(rows), atol=1e-12, rtol=0)
 
 
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_the_estimated_table_is_unbiased(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    x = 2 * torch.randn(4, 8, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    x[0, 3] = -torch.inf
+    truth = PlackettLuce(x, 4).slot_marginals()
+    monkeypatch.setattr("simlab.slates.plackett_luce.EXACT_UP_TO", 0)
+    table = PlackettLuce(x, 4, samples=4000, marginal_seed=seed).slot_marginals()
+    # Each draw adds a probability, whose variance is at most p(1 - p).
+    assert bool(((table - truth).abs() <= 5 * (truth * (1 - truth) / 4000).sqrt() + 1e-12).all())
+    assert bool((table[0, :, 3] == 0).all())
+    torch.testing.assert_close(table[:, 0], x.softmax(1), atol=1e-12, rtol=0)  # nothing is above the top
+
+
+def test_the_estimated_table_of_extreme_logits_is_a_distribution() -> None:
+    x = torch.tensor([[0.0] * 5 + [-2000.0] * 10, [1e4, 5e3, *([-1e4] * 12), -torch.inf]]).double()
+    table = PlackettLuce(x, 6).slot_marginals()
+    assert bool(table.isfinite().all())
+    assert bool((table >= 0).all())
+    torch.testing.assert_close(table.sum(2), torch.ones(2, 6, dtype=torch.float64), atol=1e-11, rtol=0)
+    assert table[1, 0, 0].item() == 1.0
+    assert table[1, 1, 1].item() == pytest.approx(1.0, abs=1e-12)
+
+
 def test_estimated_marginals_are_never_zero_for_the_least_likely_item() -> None:
     x = torch.linspace(-30, 30, 40, dtype=torch.float64).unsqueeze(0)
     d = PlackettLuce(x, 5)

@@ -29,6 +29,9 @@ class PlackettLuce(SlateDistribution):
 
     with w = exp(ℓ), W their sum, and σ a Plackett–Luce draw over the others. The product is above zero for
     every draw, so an estimated propensity is never zero. `marginals_error` gives its standard error.
+    That is what `marginals` returns. The whole table of `slot_marginals` would cost K times as much that way;
+    it averages P(i at slot k | what σ shows above k), which is as unbiased, and each slot sums to one, but an
+    unlikely candidate that every draw shows above a slot gets a zero there.
     The draws are keyed by `marginal_seed`, never global state.
 
     Args:
@@ -95,9 +98,7 @@ class PlackettLuce(SlateDistribution):
             return self.logits.softmax(1).unsqueeze(1)
         if self.exact_marginals:
             return _exact_marginals(self.logits, self.slots)
-        every = torch.arange(self.logits.shape[1], device=self.logits.device)
-        mean, _ = self._estimate(every.expand(self.logits.shape[0], -1))
-        return mean / mean.sum(2, keepdim=True)
+        return self._table()
 
     def marginals(self, columns: Int[Tensor, "user slot"]) -> Float[Tensor, "user slot"]:
         """Return P(candidate at this slot) for the given slate, without building the whole table."""
@@ -112,6 +113,22 @@ class PlackettLuce(SlateDistribution):
             return torch.zeros(columns.shape, dtype=self.logits.dtype, device=self.logits.device)
         _, error = self._estimate(columns)
         return error.diagonal(dim1=1, dim2=2)
+
+    def _table(self) -> Float[Tensor, "user slot cand"]:
+        """Estimate P(candidate at slot) for all candidates: the mean softmax over what each draw leaves."""
+        generator = torch.Generator(device=self.logits.device).manual_seed(self.marginal_seed)
+        logits = self.logits.double()
+        out = logits.new_zeros(len(logits), self.slots, logits.shape[1])
+        for _ in range(self.samples):
+            order = self.sample(generator)
+            # From the last slot up, so that nothing small is the difference of two large sums.
+            rest = logits.scatter(1, order, -torch.inf).logsumexp(1, keepdim=True)
+            left = torch.cat([rest, logits.gather(1, order).flip(1)], 1).logcumsumexp(1)[:, 1:].flip(1)
+            chance = (logits.unsqueeze(1) - left.unsqueeze(2)).exp_()
+            for slot in range(1, self.slots):
+                chance[:, slot].scatter_(1, order[:, :slot], 0.0)
+            out += chance
+        return out / self.samples
 
     def _estimate(
         self, columns: Int[Tensor, "user pick"]
