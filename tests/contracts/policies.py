@@ -101,9 +101,10 @@ def candidate_order_never_matters(policy: Policy) -> None:
     )
     here, there = policy.distribution(c, SLOTS), policy.distribution(other, SLOTS)
     for s in slates(c)[::7]:
-        items = c.slate(s.expand(len(c), -1))
+        moved = order.argsort()[s].expand(len(c), -1)
+        assert torch.equal(other.slate(moved), c.slate(s.expand(len(c), -1)))
         torch.testing.assert_close(
-            there.log_prob(other.columns(items)).double(),
+            there.log_prob(moved).double(),
             here.log_prob(s.expand(len(c), -1)).double(),
             atol=1e-5,
             rtol=1e-5,
