@@ -39,7 +39,7 @@ endif
 	@touch $@
 
 demo: $(STAMP) ## compare policies in Feed-v0 and evaluate a policy on real logs (under 3 minutes)
-	$(BIN)/simlab compare --policies random popularity "learned(mf)" "learned(mf, debias=ips)" oracle --workers 2 --out $(RUNS)/demo-compare --overwrite
+	$(BIN)/simlab compare --policies random popularity "learned(mf)" "learned(mf, debias=ips)" oracle far-sighted --workers 2 --out $(RUNS)/demo-compare --overwrite
 	$(BIN)/simlab evaluate open-bandit:random/men --policy bernoulli-ts --out $(RUNS)/demo-evaluate --overwrite
 	@echo
 	@echo "The reports are here; open them in a browser:"

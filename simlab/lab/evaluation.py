@@ -29,19 +29,21 @@ _COLUMN = "column:"
 
 @dataclass(frozen=True)
 class Truth:
-    """What the policy is known to earn.
+    """What the policy earns, known from elsewhere; or nearly so, where the words say why.
 
     Attributes:
         value: mean reward of a round.
         low: end of its interval, or the value itself.
         high: the other end.
-        words: where it comes from.
+        label: of the line in the figure.
+        words: a sentence before the value, and one after it.
     """
 
     value: float
     low: float
     high: float
-    words: str
+    label: str
+    words: tuple[str, str]
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +58,7 @@ class Result:
         rounds: weights and rewards of the rounds that judged.
         diagnostics: of the weights and propensities.
         verdict: whether to believe the estimates.
-        truth: what the policy is known to earn, if it is.
+        truth: what the policy earns by its own log, if there is one.
         notes: what the reader must know, in sentences.
         item_names: the owner's item ids.
     """
@@ -203,10 +205,18 @@ def _estimators(
     return [e for e in chosen if not e.needs_model], None, (sentence,)
 
 
+_CAVEATS = {
+    "random": "",
+    "bts": " It went on learning while it logged, and the policy evaluated here stays at its priors, so "
+    "the two values are near but not the same.",
+}
+
+
 def _truth(config: "EvaluateConfig", source: LogSource, target: Target) -> Truth | None:
     """Return the value that the options give, or that the policy's own log in the same data set shows."""
     if config.truth is not None:
-        return Truth(config.truth, config.truth, config.truth, "given with --truth")
+        words = ("The policy is known to earn", "given with --truth.")
+        return Truth(config.truth, config.truth, config.truth, "known value", words)
     logger = str(getattr(source.dataset, "policy", ""))
     twin = {("random", "bernoulli-ts"): "bts", ("bts", "random"): "random"}.get((logger, target.name))
     if twin is None:
@@ -219,5 +229,9 @@ def _truth(config: "EvaluateConfig", source: LogSource, target: Target) -> Truth
         mean.value,
         mean.interval.low,
         mean.interval.high,
-        f"mean of the {len(own):,} rounds that the policy {twin} logged itself ({clicks} clicks)",
+        f"{twin}'s own log",
+        (
+            f"Where the policy {twin} acted itself, it earned",
+            f"mean of the {len(own):,} rounds that it logged ({clicks} clicks)." + _CAVEATS[twin],
+        ),
     )

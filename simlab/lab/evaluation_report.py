@@ -28,6 +28,8 @@ _WORDS = {
     "refused": "The log cannot answer. The numbers below were asked for with --force; do not act on them.",
 }
 
+DM_NOTE = "DM's interval knows nothing of the reward model's own error, so it is too narrow."
+
 
 def print_result(result: Result, folder: Path) -> None:
     """Print one row for each estimator, the verdict and where the report lies."""
@@ -62,6 +64,8 @@ def print_result(result: Result, folder: Path) -> None:
     )
     if result.truth is not None:
         console.print(_truth(result), markup=False)
+    if "DM" in set(result.frame["estimator"]):
+        console.print(DM_NOTE, markup=False)
     for sentence in (*result.notes, *result.verdict.sentences):
         console.print(sentence, markup=False)
     console.print(f"Report: {folder / 'report.html'}", markup=False, soft_wrap=True)
@@ -152,7 +156,7 @@ def _reading(result: Result, level: str) -> str:
         f"to it, on the same rounds. Intervals are {level}, {kind}, and take {units} as independent."
     )
     if "DM" in set(result.frame["estimator"]):
-        own += " DM's interval knows nothing of the reward model's own error, so it is too narrow."
+        own += f" {DM_NOTE}"
     return own if result.truth is None else f"{own}\n\n{_truth(result)}"
 
 
@@ -160,7 +164,8 @@ def _truth(result: Result) -> str:
     assert result.truth is not None
     known = result.truth
     spread = "" if known.low == known.high else f" ({_interval(known.low, known.high)})"
-    return f"The policy is known to earn {number(known.value)}{spread}: {known.words}."
+    before, after = known.words
+    return f"{before} {number(known.value)}{spread}: {after}"
 
 
 def _shown(result: Result, level: str) -> pd.DataFrame:
@@ -193,12 +198,13 @@ def _forest(result: Result, level: str) -> "go.Figure":
         title=f"Estimates of {result.policy}",
         axis=f"mean reward of a round, {level} interval",
         alt="Each estimator's value with its interval, and lines at the log's own mean"
-        + (" and at the known value." if result.truth is not None else "."),
+        + (f" and at {result.truth.label}." if result.truth is not None else "."),
     )
     mine = result.logged.interval
     mark(figure, result.logged.value, "mean of the log", COLOURS[6], mine.low, mine.high)
     if result.truth is not None:
-        mark(figure, result.truth.value, "known value", COLOURS[1], result.truth.low, result.truth.high)
+        known = result.truth
+        mark(figure, known.value, known.label, COLOURS[1], known.low, known.high)
     return figure
 
 

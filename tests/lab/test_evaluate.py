@@ -116,13 +116,15 @@ def test_every_estimator_has_a_row_with_an_interval(finished: Path) -> None:
     assert (found["lift_low"] < found["lift"]).all()
 
 
-def test_the_other_policys_own_log_is_the_truth(finished: Path) -> None:
+def test_the_other_policys_own_log_stands_beside_the_estimates(finished: Path) -> None:
     truth = metrics(finished)["truth"]
     assert isinstance(truth, dict)
     assert truth["value"] == pytest.approx(0.0069, abs=1e-12)  # 69 clicks in 10,000 rounds
     assert truth["low"] == pytest.approx(0.0069 - 1.9602 * 0.000827833 * (10_000 / 9_999) ** 0.5, abs=1e-7)
     page = (finished / "report.html").read_text("utf-8")
-    assert "mean of the 10,000 rounds that the policy bts logged itself (69 clicks)" in page
+    assert "Where the policy bts acted itself, it earned 0.006900" in page
+    assert "mean of the 10,000 rounds that it logged (69 clicks)" in page
+    assert "went on learning while it logged" in page
 
 
 def test_the_run_leaves_everything_that_says_how_it_was_made(finished: Path) -> None:
