@@ -6,5 +6,5 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 profile=$(mktemp -d)
 trap 'rm -rf "$profile"' EXIT
 chromium --headless --no-sandbox --disable-gpu --hide-scrollbars --no-first-run --disable-background-networking \
-  --user-data-dir="$profile" --virtual-time-budget=10000 --window-size=1024,920 \
+  --user-data-dir="$profile" --virtual-time-budget=10000 --window-size=1024,1000 \
   --screenshot="$PWD/docs/img/comparison.png" "file://$PWD/runs/demo-compare/report.html" 2>/dev/null
