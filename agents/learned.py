@@ -136,6 +136,7 @@ class ClickRanker:
             )
             width = 0 if log.features is None else log.features.shape[1]
             ranker = self._new(world.catalog.n_items, width, seed.split(f"ranker {turn}"), world)
+            ranker.to(world.device)
             worth = None
             if self.debias == "ips":
                 examined = world.examination().cpu().to(torch.float32)
@@ -147,7 +148,7 @@ class ClickRanker:
             if done.best_epoch:
                 loss = (done.validation or done.train)[done.best_epoch - 1]
                 report(f"fitted {self.family} for {len(done.train)} epochs, loss {loss:.4f}")
-            self.ranker = ranker.to(world.device)
+            self.ranker = ranker
         return self
 
     def distribution(self, context: Context, slots: int) -> SlateDistribution:

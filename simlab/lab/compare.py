@@ -109,7 +109,9 @@ def run_compare(config: "CompareConfig") -> int:
     if config.seeds < 1:
         raise BadInput(f"seeds is {config.seeds}, but a comparison needs at least one")
     shards(config.users, config.shard)
-    world = build_world(config.world, config.set, items=config.items, slots=config.slots)
+    world = build_world(
+        config.world, config.set, items=config.items, slots=config.slots, device=config.device
+    )
     steps_of(world, config.steps)
     builder = Builder(
         world,

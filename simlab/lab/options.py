@@ -28,6 +28,9 @@ class _World:
     """Users from whose clicks a learned policy is trained; none of them is in the results."""
     train_steps: int | None = None
     """Slates shown to each training user; by default the world's time limit."""
+    device: str = "cpu"
+    """Where users, policies and rankers are computed: cpu, or cuda where there is a GPU. Luck is the same on
+    both; sums are rounded in another order."""
     seed: int = 0
     """Root of all randomness: the same seed gives the same results, bit for bit."""
 

@@ -30,7 +30,9 @@ def run_log(config: "LogConfig") -> int:
 
     console, notes = Console(highlight=False), Console(stderr=True, highlight=False)
     call = parse(config.policy)
-    world = build_world(config.world, config.set, items=config.items, slots=config.slots)
+    world = build_world(
+        config.world, config.set, items=config.items, slots=config.slots, device=config.device
+    )
     count, size = shards(config.users, config.shard)
     steps = steps_of(world, config.steps)
     builder = Builder(

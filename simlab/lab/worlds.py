@@ -12,7 +12,12 @@ from simlab.parts import part
 
 
 def build_world(
-    name: str, settings: Sequence[str] = (), *, items: int | None = None, slots: int | None = None
+    name: str,
+    settings: Sequence[str] = (),
+    *,
+    items: int | None = None,
+    slots: int | None = None,
+    device: str = "cpu",
 ) -> Any:
     """Return a world.
 
@@ -21,13 +26,28 @@ def build_world(
         settings: FIELD=VALUE of its spec; of two for one field the later counts.
         items: short for items=N.
         slots: short for slots=K.
+        device: where it lives: "cpu", "cuda" or "cuda:N".
 
     Raises:
-        BadInput: for a world or a field that is not there, with the nearest one, and for a value that the
-            field does not take.
+        BadInput: for a world or a field that is not there, with the nearest one, for a value that the field
+            does not take, and for a device that is not here.
     """
     world = part("world", name)
-    return world(spec_of(world, name, pairs(settings), items=items, slots=slots))
+    return world(spec_of(world, name, pairs(settings), items=items, slots=slots), _here(device))
+
+
+def _here(device: str) -> str:
+    """Return the device, if it is one and is here."""
+    import torch
+
+    kind = device.partition(":")[0]
+    if kind not in ("cpu", "cuda"):
+        raise BadInput(f"there is no device {device}{nearest(kind, ('cpu', 'cuda'))}")
+    try:
+        torch.empty(1, device=device)
+    except (AssertionError, RuntimeError) as error:
+        raise BadInput(f"device {device} is not here: {str(error).splitlines()[0]}") from None
+    return device
 
 
 def spec_of(

@@ -202,6 +202,14 @@ def test_a_file_in_another_encoding_is_refused(tmp_path: Path) -> None:
         cli.read("compare", ["--config", str(tmp_path / "x.yaml")])
 
 
+@pytest.mark.parametrize("device", ["cuda:99", "cud", "tpu"])
+def test_a_device_that_is_not_here_is_refused(device: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["compare", "--device", device]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert f"device {device}" in said
+
+
 def test_world_settings_are_read_as_their_fields_want() -> None:
     world = build_world(
         "feed", ["examination=1,0.5", "profile-noise=none", "boredom=0", "churn=1e-2"], slots=2
