@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from envs.contract import World
 from envs.world import SlateWorld
 from simlab.parts import all_parts
 from tests.contracts.worlds import CHECKS
@@ -22,3 +23,10 @@ def test_contract(name: str, check: Callable[[SlateWorld[Any]], None]) -> None:
 
 def test_the_catalogue_finds_the_feed() -> None:
     assert "feed" in WORLDS
+
+
+@pytest.mark.parametrize("name", WORLDS)
+def test_it_keeps_the_protocol(name: str) -> None:
+    world = WORLDS[name]()
+    assert isinstance(world, World)
+    assert world.name.startswith("simlab/")

@@ -150,3 +150,16 @@ def test_a_step_before_reset_and_a_typo_are_refused() -> None:
         FeedEnv(**SIZE).step(np.zeros(4, dtype=int))
     with pytest.raises(BadInput, match="did you mean boredom"):
         FeedEnv(bordom=1.0)
+
+
+def test_stable_baselines3_takes_the_single_face() -> None:
+    """Its own checker passes, and PPO runs on the Dict observation as it is."""
+    from stable_baselines3 import PPO
+    from stable_baselines3.common.env_checker import check_env as check_for_sb3
+
+    env = FeedEnv(horizon=5, **SIZE)
+    check_for_sb3(env)
+    learner = PPO("MultiInputPolicy", env, n_steps=16, batch_size=8, n_epochs=1, seed=0, device="cpu")
+    learner.learn(32)
+    action, _ = learner.predict(env.reset(seed=1)[0], deterministic=True)
+    assert env.action_space.contains(action)
