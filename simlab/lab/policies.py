@@ -138,7 +138,7 @@ class Builder:
                 f"the ranker in {call.path} knows {ranker.sizes.n_items} items, "
                 f"but the world has {self.world.catalog.n_items}"
             )
-        return ranker.to(self.world.device)
+        return ranker.to(self.world.catalog.features.device)
 
     def _learn(self, call: Call, settings: dict[str, Any]) -> Any:
         """Train a ranker in the world, once for each ranker and settings of its learning."""
