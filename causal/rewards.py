@@ -104,9 +104,8 @@ class RankerReward:
         seen = answers(log)
         if bool(((seen != 0) & (seen != 1)).any()):
             raise BadInput("a ranker's reward model needs rewards of 0 and 1")
-        known = None if log.features is None else log.features.float()
-        log = replace(log, click=seen.float(), reward=seen.sum(1).float(), features=known)
-        features = 0 if known is None else known.shape[1]
+        log = replace(log, click=seen.float(), reward=seen.sum(1).float())
+        features = 0 if log.features is None else log.features.shape[1]
         ranker = self.make(Sizes(int(log.user.max()) + 1, log.n_items, features, slots))
         if ranker.past != self.past:
             raise BadInput(
@@ -136,7 +135,6 @@ class _FittedRanker:
         self, context: Context, position: Int[Tensor, "user slot"]
     ) -> Float[Tensor, "user slot cand"]:
         """Return sigmoid(logit) times the factor of the position."""
-        context = replace(context, features=context.features.float())
         with torch.no_grad():
             chance = self.ranker.score(context).double().sigmoid()
         return self.factor[position].unsqueeze(2) * chance.unsqueeze(1)

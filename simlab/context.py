@@ -48,7 +48,7 @@ class Context:
 
     Attributes:
         user: id of the user in each row, from 0.
-        features: what is known of the user now.
+        features: what is known of the user now, float32.
         history: item ids shown to the user, newest last, left-padded with -1.
         feedback: what came back for each item of the history (a click is 1), 0 where padded.
         candidates: item ids that may be shown. A **column** is a position in this row.

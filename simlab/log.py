@@ -134,7 +134,7 @@ class Log:
         return replace(self, **changed)
 
     def context(self, past: int = 0) -> Context:
-        """Return what the logger saw, to ask another policy what it would have shown.
+        """Return what the logger saw, to ask another policy what it would have shown; features are float32.
 
         Args:
             past: H, how many earlier items of the same user to put into `history`. Only rounds before
@@ -144,7 +144,7 @@ class Log:
         context = Context.of(
             self.user,
             self.n_items,
-            features=self.features,
+            features=None if self.features is None else self.features.float(),
             history=history,
             feedback=feedback,
             candidates=None if self.candidates is None else self.candidates.clamp(min=0),

@@ -36,7 +36,8 @@ def test_debiasing_says_what_happens() -> None:
     assert ctr.loc["clicks / impression", 0.0] == ctr.loc["clicks / examination", 0.0] > 0.8
     lost = ctr.loc["clicks / examination"] - ctr.loc["clicks / impression"]
     assert lost[0.0] < lost[0.5] < lost[1.0] < lost[1.5]
-    assert left["gain"].low > 0
+    assert left["gains"].loc["quality", "low"].min() > 0.02
+    assert left["gains"].loc["taste", "gain"].max() < 0.05
     late = (
         left["inequality"].query("step == 45").pivot(index="policy", columns="feedback")["Gini of exposure"]
     )

@@ -118,6 +118,12 @@ class Ranker(nn.Module, ABC):
             weight: how much each example counts.
         """
 
+    def start(self, logit: float) -> None:
+        """Take the logit of the base rate as intercept, before training; for families that have one.
+
+        An intercept that is no longer 0 has been trained, and stays.
+        """
+
     def settings(self) -> dict[str, Any]:
         """Return what is needed to build this ranker again, as plain JSON."""
         return {"ranker": self.name, "spec": asdict(self.spec), "sizes": asdict(self.sizes)}

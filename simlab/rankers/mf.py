@@ -82,6 +82,11 @@ class MF(Ranker):
             logit = logit + one * self.item_bias(context.candidates).squeeze(2)
         return logit + bias
 
+    def start(self, logit: float) -> None:
+        """Set μ."""
+        if self.bias.item() == 0:
+            nn.init.constant_(self.bias, logit)
+
     def item_vectors(self) -> Float[Tensor, "item dim"]:
         """Return [q_i, b_i, 1]."""
         bias = self.item_bias.weight

@@ -67,6 +67,7 @@ class NeuMF(Ranker):
         self.out_network = nn.Linear(spec.layers[-1], 1)
         nn.init.zeros_(self.users.weight)
         nn.init.normal_(self.items.weight, std=spec.spread)
+        nn.init.zeros_(self.out_network.bias)
         nn.init.ones_(self.out_product.weight)  # the product starts as a plain factorisation
         if self.implicit is not None:
             nn.init.normal_(self.implicit.weight, std=spec.spread)
@@ -106,3 +107,8 @@ class NeuMF(Ranker):
             hidden = functional.relu(layer(hidden))
         logit = logit + self.out_network(hidden).squeeze(2)
         return logit
+
+    def start(self, logit: float) -> None:
+        """Set the intercept of the network's output."""
+        if self.out_network.bias.item() == 0:
+            nn.init.constant_(self.out_network.bias, logit)

@@ -1,6 +1,7 @@
 """Fit any ranker to a log: batches, early stopping, checkpoints."""
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -123,6 +124,8 @@ class _Loop:
         while len(progress.train) < settings.epochs and not progress.stopped(settings.patience):
             epoch = self.seed.split(f"epoch {len(progress.train)}")
             examples = self._examples(self.train_rounds, epoch.split("negatives"))
+            if not progress.train and settings.loss == "bce":
+                self._start(examples)
             loss = self._epoch(examples, epoch, tick)
             seen += examples.items.numel()
             if not torch.isfinite(torch.tensor(loss)):
@@ -163,6 +166,14 @@ class _Loop:
             logits = logits + torch.cat([self.slots.new_zeros(1), self.slots])[examples.slot]
         return logits
 
+    @torch.no_grad()
+    def _start(self, examples: Examples) -> None:
+        """Start at the base rate: else an item that is rarely shown stays near a probability of one half."""
+        weight = examples.weight.double()
+        rate = float((weight * examples.target).sum() / weight.sum().clamp(min=1e-300))
+        rate = min(max(rate, 1e-4), 1 - 1e-4)
+        self.ranker.start(math.log(rate / (1 - rate)))
+
     def _epoch(self, examples: Examples, seed: Seed, tick: Callable[[str, float], None]) -> float:
         """Take one pass of gradient steps and return its mean loss."""
         self.ranker.train()
@@ -170,7 +181,9 @@ class _Loop:
         device = examples.items.device
         order = torch.randperm(len(examples), generator=seed.split("order").torch()).to(device)
         total = torch.zeros(2, dtype=torch.float64, device=device)
-        for index in torch.split(order, max(1, self.settings.batch_size // examples.items.shape[1])):
+        small = max(64, examples.items.numel() // self.settings.min_steps)
+        size = min(self.settings.batch_size, small)
+        for index in torch.split(order, max(1, size // examples.items.shape[1])):
             batch = examples.rows(index)
             above, below = self.loss(self._logits(batch, self.source.log.user), batch.target, batch.weight)
             self.optimizer.zero_grad()

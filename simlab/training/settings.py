@@ -12,7 +12,9 @@ class FitSettings:
 
     Attributes:
         epochs: passes over the data at most.
-        batch_size: examples per step; slates and negatives are not split.
+        batch_size: examples per step at most; slates and negatives are not split.
+        min_steps: steps of an epoch at least, as long as each still has 64 examples: a few thousand rows in
+            one batch would hardly move. 1 leaves `batch_size` alone.
         learning_rate: of AdamW.
         weight_decay: of AdamW, decoupled (Loshchilov and Hutter 2019).
         loss: bce, bpr or mse.
@@ -33,6 +35,7 @@ class FitSettings:
 
     epochs: int = 20
     batch_size: int = 4096
+    min_steps: int = 64
     learning_rate: float = 0.01
     weight_decay: float = 0.01
     loss: str = "bce"
@@ -51,7 +54,7 @@ class FitSettings:
             raise BadInput(
                 f"split is user or round, not {self.split}{nearest(self.split, ('user', 'round'))}"
             )
-        for name in ("epochs", "batch_size", "patience"):
+        for name in ("epochs", "batch_size", "min_steps", "patience"):
             if getattr(self, name) < 1:
                 raise BadInput(f"{name} is at least 1, not {getattr(self, name)}")
         for name in ("negatives", "weight_decay", "past"):

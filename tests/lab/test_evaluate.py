@@ -473,3 +473,19 @@ def test_slates_of_a_simulated_log_are_evaluated(tmp_path: Path) -> None:
     assert found.loc["IPS", "ess"] == pytest.approx(1500)
     # The additive model is right here, so it may not be far off: 0.5 clicks a slate.
     assert found.loc["DM", "value"] == pytest.approx(0.5, abs=0.05)
+
+
+@pytest.mark.parametrize("slots", [1, 3])
+def test_a_trained_ranker_is_target_and_reward_model_of_a_simulated_log(slots: int, tmp_path: Path) -> None:
+    """From `simlab log` to `simlab evaluate`, with the features and users that a world brings."""
+    size = ["--items", "12", "--slots", str(slots), "--users", "500", "--steps", "4"]
+    assert main(["log", "--policy", "random", *size, "--out", str(tmp_path / "log")]) == 0
+    policy = "softmax(mf, temperature=2)"
+    log, out = tmp_path / "log" / "log.parquet", tmp_path / "run"
+    assert run(log, "--policy", policy, "--reward-model", "neumf", "--out", out) == 0
+    found = results(out)
+    assert {"IPS", "DM", "DR"} <= set(found.index)
+    # The target is mild, so its value is near the log's own mean, and the two kinds of estimate agree.
+    own = float(metrics(out)["logged"]["value"])  # type: ignore[index]
+    assert abs(found.loc["DR", "value"] - own) < 0.3 * own
+    assert abs(found.loc["DR", "value"] - found.loc["IPS", "value"]) < 3 * found.loc["IPS", "stderr"]

@@ -133,8 +133,10 @@ def test_weight_zero_has_no_influence() -> None:
     weight = torch.rand(p.log.slate.shape, generator=g)
     keep = torch.rand(len(p.log), generator=g) < 0.5
     weight[~keep] = 0
-    settings = FitSettings(epochs=4, batch_size=10**6, validation=0.0, weight_decay=0.0)
+    settings = FitSettings(epochs=4, batch_size=10**6, min_steps=1, validation=0.0, weight_decay=0.0)
     with_zeros, without = new("mf", p.log, past=0), new("mf", p.log, past=0)
+    for ranker in (with_zeros, without):  # away from the base rate, where Adam would blow up rounding
+        ranker.load_state_dict(ranker.state_dict() | {"bias": torch.tensor(0.3)})
     first = fit(with_zeros, p.log, weight=weight, seed=Seed(0), settings=settings)
     second = fit(without, p.log.rows(keep), weight=weight[keep], seed=Seed(0), settings=settings)
     assert first.train == pytest.approx(second.train, abs=1e-6)
@@ -314,7 +316,7 @@ def test_what_the_ranker_is_shown(negatives: int) -> None:
     p = small()
     spy = Spy.build(Sizes(60, 30), {})
     assert isinstance(spy, Spy)
-    settings = FitSettings(epochs=2, batch_size=10**6, negatives=negatives)
+    settings = FitSettings(epochs=2, batch_size=10**6, min_steps=1, negatives=negatives)
     fit(spy, p.log, seed=Seed(0), settings=settings)
     assert [training for training, _, _ in spy.seen] == [True, False, True, False]
     (_, first, items), (_, held, before), (_, second, others), (_, _, after) = spy.seen
@@ -327,6 +329,41 @@ def test_what_the_ranker_is_shown(negatives: int) -> None:
         assert not torch.equal(items.sort(0).values, others.sort(0).values)
     else:
         assert torch.equal(items.sort(0).values, others.sort(0).values)
+
+
+def test_small_data_are_cut_into_enough_steps() -> None:
+    """As many as `min_steps`, but none of fewer than 64 examples; large batches are left alone by 1."""
+    p = small()
+    count = p.log.slate.numel()
+
+    def steps(**settings: int) -> int:
+        spy = Spy.build(Sizes(60, 30), {})
+        assert isinstance(spy, Spy)
+        fit(spy, p.log, seed=Seed(0), settings=FitSettings(epochs=1, validation=0.0, **settings))  # type: ignore[arg-type]
+        return len(spy.seen)
+
+    assert steps(min_steps=1) == -(-count // 4096)
+    assert abs(steps(min_steps=4) - 4) <= 1
+    most = steps(min_steps=10**6)
+    assert 0.9 * count / 64 <= most <= 1.1 * count / 64 + 1
+
+
+@pytest.mark.parametrize("family", ["mf", "neumf"])
+def test_training_starts_at_the_base_rate(family: str) -> None:
+    """After no useful step at all, every item has the logged rate; a trained intercept stays."""
+    p = small()
+    assert p.log.click is not None
+    rate = float(p.log.click.float().mean())
+    ranker = new(family, p.log, past=0)
+    still = FitSettings(epochs=1, learning_rate=1e-9, weight_decay=0.0, validation=0.0)
+    fit(ranker, p.log, seed=Seed(0), settings=still)
+    with torch.no_grad():
+        said = ranker.score(p.log.context()).sigmoid()
+    assert float((said - rate).abs().max()) < 0.1
+    assert float(said.mean()) == pytest.approx(rate, abs=0.02)
+    before = {k: v.clone() for k, v in ranker.state_dict().items()}
+    ranker.start(3.0)
+    assert all(torch.equal(v, before[k]) for k, v in ranker.state_dict().items())
 
 
 def test_a_pair_weighs_what_its_click_is_worth() -> None:
