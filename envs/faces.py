@@ -178,7 +178,7 @@ class WorldVectorEnv(VectorEnv[Observation, Any, Any]):
         after, response = self.world.step(self._state, slate, self._seed)
         done = response.terminated | response.truncated
         info: dict[str, Any] = {"click": self._give(response.click)}
-        if self.tensors or bool(done.any()):
+        if bool(done.any()):
             info["_final_obs"] = self._give(done)
             info["final_obs"] = self._see(after) if self.tensors else self._last(after, done)
             after = self.world.renew(after, done, self.num_envs, self._seed)
