@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from envs.rollout import roll
 from envs.world import SlateWorld
 from simlab.context import Context
 from simlab.errors import BadInput, nearest
-from simlab.log import Log
+from simlab.files import write_whole
+from simlab.log import Log, joined
 from simlab.parts import part
 from simlab.policies.random import Random
 from simlab.policies.softmax import Softmax
@@ -22,7 +22,7 @@ from simlab.rankers.contract import Ranker, Sizes
 from simlab.seeds import Seed
 from simlab.slates import Mixture, SlateDistribution
 from simlab.training.fit import FitSettings, fit
-from simlab.training.store import first_line, load_ranker, read_json, save_ranker, write_whole
+from simlab.training.store import first_line, load_ranker, read_json, save_ranker
 
 DEBIAS = ("none", "ips")
 """What is done about position bias: nothing, or clicks weighted by 1 / P(examined)."""
@@ -129,7 +129,7 @@ class ClickRanker:
                 propensities=True,
             )
             logs.append(seen.log(world))
-            log = logs[0] if len(logs) == 1 else _join(logs)
+            log = logs[0] if len(logs) == 1 else joined(logs)
             ctr = float(logs[-1].reward.mean()) / world.slots
             report(
                 f"collection {turn + 1} of {parts}: {len(logs[-1])} slates by {behaviour.name}, CTR {ctr:.4f}"
@@ -214,22 +214,3 @@ class ClickRanker:
         ranker = family.build(sizes, self.spec, catalog, seed)  # type: ignore[attr-defined]
         assert isinstance(ranker, Ranker)
         return ranker
-
-
-def _join(logs: list[Log]) -> Log:
-    """Put logs of one world with different users one after the other, keeping what training uses."""
-
-    def column(name: str) -> Tensor:
-        return torch.cat([getattr(log, name) for log in logs])
-
-    return Log(
-        user=column("user"),
-        session=column("session"),
-        step=column("step"),
-        slate=column("slate"),
-        propensity=column("propensity"),
-        reward=column("reward"),
-        features=column("features"),
-        click=column("click"),
-        n_items=logs[0].n_items,
-    )

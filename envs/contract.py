@@ -35,25 +35,6 @@ class Response:
     active: Bool[Tensor, " user"]
 
 
-class State(Protocol):
-    """Everything that changes in a world, for one shard of users."""
-
-    @property
-    def user(self) -> Int[Tensor, " user"]:
-        """Identity of each row's user: the key of its luck."""
-        ...
-
-    @property
-    def step(self) -> Int[Tensor, " user"]:
-        """How many slates the user has seen."""
-        ...
-
-    @property
-    def active(self) -> Bool[Tensor, " user"]:
-        """Whether the user is still there."""
-        ...
-
-
 @runtime_checkable
 class World(Protocol):
     """A simulator of users. Every method is pure; all randomness is keyed by the seed.

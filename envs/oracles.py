@@ -25,6 +25,12 @@ def _state(name: str, context: Context) -> Any:
     return context.state
 
 
+def _best(scores: Float[Tensor, "user cand"], context: Context, slots: int) -> SlateDistribution:
+    """Return all mass on the highest scores."""
+    scores = masked(scores, context.mask)
+    return Deterministic(top(scores, slots), scores.shape[1])
+
+
 @dataclass(frozen=True)
 class Oracle:
     """Myopic: the items that are truly the most attractive now, best slot first.
@@ -45,8 +51,7 @@ class Oracle:
 
     def distribution(self, context: Context, slots: int) -> SlateDistribution:
         """Return all mass on the best slate."""
-        scores = masked(self.scores(_state(self.name, context)), context.mask)
-        return Deterministic(top(scores, slots), scores.shape[1])
+        return _best(self.scores(_state(self.name, context)), context, slots)
 
 
 @dataclass(frozen=True)
@@ -85,5 +90,4 @@ class FarSighted:
 
     def distribution(self, context: Context, slots: int) -> SlateDistribution:
         """Return all mass on the best slate."""
-        scores = masked(self.scores(_state(self.name, context)), context.mask)
-        return Deterministic(top(scores, slots), scores.shape[1])
+        return _best(self.scores(_state(self.name, context)), context, slots)

@@ -4,6 +4,7 @@ One row is one **round**: one slate shown to one user. Single-action bandit data
 an optional `position`. A log refuses nonsense at the door, in one sentence that names column, row and value.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -197,6 +198,21 @@ class Log:
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         moved: dict[str, Any] = {k: v.to(device) for k, v in values.items() if isinstance(v, Tensor)}
         return replace(self, **moved)
+
+
+def joined(logs: Sequence[Log]) -> Log:
+    """Lay logs with the same columns and catalogue one after the other; ids stay as they are."""
+    first = logs[0]
+    policy = first.policy
+    if len(policy) > 1 or len({log.policy for log in logs}) > 1:
+        each = (log.policy * (len(log) if len(log.policy) == 1 else 1) for log in logs)
+        policy = tuple(name for names in each for name in names)
+    columns: dict[str, Any] = {
+        f.name: torch.cat([getattr(log, f.name) for log in logs])
+        for f in fields(first)
+        if isinstance(getattr(first, f.name), Tensor)
+    }
+    return replace(first, policy=policy, **columns)
 
 
 def check(log: Log) -> None:

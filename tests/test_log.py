@@ -1,6 +1,7 @@
 """Log: what it refuses, and what a policy may see of the past."""
 
 import pickle
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor
 
 from simlab.errors import BadInput
-from simlab.log import BadCell, Log, check
+from simlab.log import BadCell, Log, check, joined
 
 
 def given(slate: list[list[int]], fields: dict[str, Any]) -> dict[str, Any]:
@@ -268,3 +269,21 @@ def test_a_refused_cell_keeps_its_place() -> None:
 def test_padding_may_repeat_at_the_end() -> None:
     log = log_of([[1], [2]], candidates=torch.tensor([[1, -1, -1], [4, 2, -1]]))
     assert log.context().mask.sum(1).tolist() == [1, 2]
+
+
+def test_joined_logs_are_one_after_the_other() -> None:
+    """Rows keep their order, and the name of who logged them where names differ."""
+    one = Log(
+        user=torch.tensor([0, 1]),
+        slate=torch.tensor([[2], [0]]),
+        propensity=torch.tensor([0.5, 0.25]),
+        reward=torch.tensor([1.0, 0.0]),
+        n_items=3,
+        policy=("a",),
+    )
+    other = replace(one, user=torch.tensor([2, 3]), policy=("b",))
+    both = joined([one, other])
+    assert both.rows(slice(0, 2)) == replace(one, policy=("a", "a"))
+    assert both.rows(slice(2, 4)) == replace(other, policy=("b", "b"))
+    assert joined([one, one]).policy == ("a",)
+    assert joined([both, one]).policy == ("a", "a", "b", "b", "a", "a")

@@ -188,6 +188,7 @@ class Feed(SlateWorld[FeedUsers]):
         self.market = Popularity(
             start.to(self.device), spec.popularity_feedback > 0, 1 - spec.popularity_feedback, spec.outside
         )
+        self._worth = spec.base + spec.quality * self.quality
         # One row more for the blank item: no topic, and a logit that no taste can lift.
         self._rows = torch.cat([self.topics, torch.zeros(1, spec.topics, device=self.device)])
 
@@ -218,7 +219,7 @@ class Feed(SlateWorld[FeedUsers]):
 
     def _appeal(self, popularity: Float[Tensor, " item"]) -> Float[Tensor, " item_and_blank"]:
         """Return the logit of each item that is the same for every user, and of the blank item."""
-        logit = self.spec.base + self.spec.quality * self.quality
+        logit = self._worth
         if self.spec.conformity:
             logit = logit + self.spec.conformity * self.market.appeal(popularity)
         return torch.nn.functional.pad(logit, (0, 1), value=-torch.inf)

@@ -98,8 +98,7 @@ def run_compare(config: "CompareConfig") -> int:
 
     from simlab.lab.compare_report import print_table, write
     from simlab.lab.policies import Builder
-    from simlab.lab.worlds import build_world
-    from simlab.seeds import Seed
+    from simlab.lab.worlds import world_of
 
     console, notes = Console(highlight=False), Console(stderr=True, highlight=False)
     calls = [parse(text) for text in config.policies]
@@ -109,17 +108,9 @@ def run_compare(config: "CompareConfig") -> int:
     if config.seeds < 1:
         raise BadInput(f"seeds is {config.seeds}, but a comparison needs at least one")
     shards(config.users, config.shard)
-    world = build_world(
-        config.world, config.set, items=config.items, slots=config.slots, device=config.device
-    )
+    world = world_of(config)
     steps_of(world, config.steps)
-    builder = Builder(
-        world,
-        Seed(config.seed).split("train"),
-        train_users=config.train_users,
-        train_steps=config.train_steps,
-        report=lambda sentence: notes.print(sentence, markup=False),
-    )
+    builder = Builder.of(config, world, lambda sentence: notes.print(sentence, markup=False))
     for call in calls:
         builder.check(call)
     began = perf_counter()

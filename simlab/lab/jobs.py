@@ -4,7 +4,6 @@ A shard always has the same shape and its own keyed luck, so a job gives the sam
 jobs of one seed and shard meet the same users whatever the policy: they are paired.
 """
 
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from simlab.errors import BadInput
+from simlab.files import whole
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -125,9 +125,8 @@ def work(plan: Plan, job: Job, name: str, policy: "Policy") -> "pa.Table":
         {k: [v.tolist() if isinstance(v, torch.Tensor) else v] for k, v in columns.items()}, schema=schema()
     )
     if plan.parts is not None:
-        temporary = plan.parts / f".{job.file}.{os.getpid()}"
-        pq.write_table(table, temporary)
-        os.replace(temporary, plan.parts / job.file)
+        with whole(plan.parts / job.file) as hidden:
+            pq.write_table(table, hidden)
     return table
 
 

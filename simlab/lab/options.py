@@ -10,7 +10,9 @@ import tyro
 
 
 @dataclass(frozen=True)
-class _World:
+class WorldOptions:
+    """Which world and users, and how learned policies are trained."""
+
     world: str = "feed"
     """Name of the world; `simlab list worlds` shows them with their settings."""
     set: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
@@ -66,7 +68,7 @@ class _Compare:
 
 
 @dataclass(frozen=True)
-class CompareConfig(_Folder, _World, _Compare):
+class CompareConfig(_Folder, WorldOptions, _Compare):
     """Compare policies in one world over seeds, paired by common random numbers.
 
     Every policy meets the same users with the same luck, so the paired difference to a baseline needs far
@@ -86,7 +88,7 @@ class _Log:
 
 
 @dataclass(frozen=True)
-class LogConfig(_Folder, _World, _Log):
+class LogConfig(_Folder, WorldOptions, _Log):
     """Let a policy act in a world, and write what happened as a log with exact propensities.
 
     The log is log.parquet in the run's folder: one row per slate shown, for `simlab evaluate`.

@@ -11,7 +11,7 @@ import types
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Union, get_args, get_origin, get_type_hints
 
 from simlab.errors import BadInput, nearest
 from simlab.lab.grammar import Call
@@ -20,6 +20,9 @@ from simlab.parts import names, part
 from simlab.policy import Policy
 from simlab.rankers.contract import Ranker
 from simlab.seeds import Seed
+
+if TYPE_CHECKING:
+    from simlab.lab.options import WorldOptions
 
 OTHERS = ("oracle", "far-sighted", "learned", "saved")
 """Words that are not files of `simlab.policies`."""
@@ -63,6 +66,12 @@ class Builder:
     train_steps: int | None = None
     report: Callable[[str], None] = print
     _trained: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def of(cls, config: "WorldOptions", world: Any, report: Callable[[str], None]) -> "Builder":
+        """Return the builder of a command's options."""
+        seed = Seed(config.seed).split("train")
+        return cls(world, seed, config.train_users, config.train_steps, report)
 
     def check(self, call: Call) -> None:
         """Refuse a policy that cannot be built, before anything is trained.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from simlab.lab.grammar import parse
 from simlab.lab.jobs import FIRST_USER, one_thread, shards
 from simlab.lab.runs import Run, open_run, resolved, versions
-from simlab.log import Log
+from simlab.log import Log, joined
 from simlab.policy import Policy
 from simlab.seeds import Seed
 
@@ -25,23 +25,15 @@ def run_log(config: "LogConfig") -> int:
 
     from simlab.lab.compare import progress_bar, steps_of
     from simlab.lab.policies import Builder
-    from simlab.lab.worlds import build_world
+    from simlab.lab.worlds import world_of
     from simlab.tables import write_log
 
     console, notes = Console(highlight=False), Console(stderr=True, highlight=False)
     call = parse(config.policy)
-    world = build_world(
-        config.world, config.set, items=config.items, slots=config.slots, device=config.device
-    )
+    world = world_of(config)
     count, size = shards(config.users, config.shard)
     steps = steps_of(world, config.steps)
-    builder = Builder(
-        world,
-        Seed(config.seed).split("train"),
-        train_users=config.train_users,
-        train_steps=config.train_steps,
-        report=lambda sentence: notes.print(sentence, markup=False),
-    )
+    builder = Builder.of(config, world, lambda sentence: notes.print(sentence, markup=False))
     builder.check(call)
     began = perf_counter()
     with open_run("log", config, out=config.out, overwrite=config.overwrite) as run:
@@ -111,21 +103,8 @@ def record(
                 tick=tick,
             )
             logs.append(seen.log(world))
-    log = join(logs)
+    log = joined(logs)
     return replace(log, user=log.user - FIRST_USER, policy=(name,))
-
-
-def join(logs: list[Log]) -> Log:
-    """Lay logs of one policy and world one after the other."""
-    import torch
-
-    first = logs[0]
-    columns: dict[str, Any] = {
-        k: torch.cat([getattr(log, k) for log in logs])
-        for k, v in vars(first).items()
-        if isinstance(v, torch.Tensor)
-    }
-    return replace(first, **columns)
 
 
 def summary(log: Log, policy: str) -> "pd.DataFrame":

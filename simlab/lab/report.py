@@ -6,15 +6,14 @@ log or a policy's name might carry can load anything either.
 
 import html
 import json
-import os
 import re
-import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from simlab.files import write_whole
 from simlab.lab.figures import COLOURS
 from simlab.lab.markup import plain, table
 
@@ -56,10 +55,7 @@ def write_report(path: Path, title: str, sections: Sequence[Section], meta: Mapp
         sections: in order.
         meta: how the page was made: command, settings, versions, seed. It opens on a click.
     """
-    text = page(title, sections, meta)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    write_whole(path, page(title, sections, meta).encode())
     return path
 
 

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from simlab import __version__
 from simlab.errors import BadInput
+from simlab.files import whole, write_whole
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -51,13 +52,12 @@ class Run:
 
     def json(self, name: str, value: object) -> None:
         """Write a JSON file whole."""
-        whole(self.folder / name, (json.dumps(value, indent=2, default=str) + "\n").encode())
+        write_whole(self.folder / name, (json.dumps(value, indent=2, default=str) + "\n").encode())
 
     def table(self, name: str, frame: "pd.DataFrame") -> None:
         """Write a Parquet file whole."""
-        temporary = self.folder / f".{name}.part"
-        frame.to_parquet(temporary, index=False)
-        os.replace(temporary, self.folder / name)
+        with whole(self.folder / name) as hidden:
+            frame.to_parquet(hidden, index=False)
 
 
 @contextmanager
@@ -118,13 +118,6 @@ def versions() -> dict[str, str]:
             found[name] = "not installed"
     found["device"] = _device()
     return found
-
-
-def whole(path: Path, data: bytes) -> None:
-    """Write a file under a temporary name and rename it, so that nobody ever reads half of it."""
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-    temporary.write_bytes(data)
-    os.replace(temporary, path)
 
 
 def is_run(folder: Path) -> bool:
@@ -214,7 +207,8 @@ def _same_versions(folder: Path) -> None:
 def _write_settings(run: Run, settings: dict[str, Any]) -> None:
     import yaml
 
-    whole(run.folder / "config.yaml", yaml.safe_dump(settings, sort_keys=False, allow_unicode=True).encode())
+    text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
+    write_whole(run.folder / "config.yaml", text.encode())
     run.json("versions.json", versions())
     run.json("seed.json", settings.get("seed"))
 

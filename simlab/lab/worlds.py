@@ -2,13 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from typing import Any, get_type_hints
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 import yaml
 
 from simlab.errors import BadInput, nearest
 from simlab.lab.yaml_defaults import fit
 from simlab.parts import part
+
+if TYPE_CHECKING:
+    from simlab.lab.options import WorldOptions
 
 
 def build_world(
@@ -34,6 +37,11 @@ def build_world(
     """
     world = part("world", name)
     return world(spec_of(world, name, pairs(settings), items=items, slots=slots), _here(device))
+
+
+def world_of(config: "WorldOptions") -> Any:
+    """Return the world that a command's options describe."""
+    return build_world(config.world, config.set, items=config.items, slots=config.slots, device=config.device)
 
 
 def _here(device: str) -> str:

@@ -3,8 +3,6 @@
 P(slate) = Π_k exp(ℓ_{a_k}) / Σ_{i not shown above k} exp(ℓ_i)   (Plackett 1975; Luce 1959).
 """
 
-import math
-
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -187,8 +185,3 @@ def _exact_marginals(logits: Float[Tensor, "user cand"], slots: int) -> Float[Te
             target = into[free].expand(rows, -1)
             mass.scatter_add_(1, target, flow[:, free])
     return out if logits.dtype == torch.float64 else out.to(logits.dtype)
-
-
-def log_slates(candidates: int, slots: int) -> float:
-    """Return the log of the number of ordered slates, log C!/(C-K)!."""
-    return math.lgamma(candidates + 1) - math.lgamma(candidates - slots + 1)

@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-import os
-import secrets
 from pathlib import Path
 from typing import Any
 
@@ -13,26 +11,12 @@ from torch import Tensor
 
 from simlab.context import Catalog
 from simlab.errors import BadInput
+from simlab.files import write_whole
 from simlab.parts import part
 from simlab.rankers.contract import Ranker, Sizes
 
 VERSION = 1
 """The version of the layout, kept in every file."""
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file under a temporary name in its folder, then rename it: a reader never sees half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    hidden = path.parent / f".{path.name}.{secrets.token_hex(4)}"
-    try:
-        with hidden.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(hidden, path)
-    except BaseException:
-        hidden.unlink(missing_ok=True)
-        raise
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
@@ -49,17 +33,25 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """
     if not path.is_file():
         raise BadInput(f"there is no file {path}")
+    tensors, header = _open(path)
     try:
-        with safe_open(path, framework="pt") as file:
-            header = (file.metadata() or {}).get("simlab")
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
         facts = json.loads(header) if header is not None else None
-    except (SafetensorError, OSError, ValueError) as error:
+    except ValueError as error:
         raise BadInput(f"{path} is damaged or not a safetensors file ({error})") from error
     if not isinstance(facts, dict):
         raise BadInput(f"{path} was not written by simlab: its header says nothing of it")
     _check_version(path, facts)
     return tensors, facts
+
+
+def _open(path: Path) -> tuple[dict[str, Tensor], str | None]:
+    """Return the tensors of a safetensors file, and what its header holds of ours."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = (file.metadata() or {}).get("simlab")
+            return {key: file.get_tensor(key) for key in file.keys()}, header  # noqa: SIM118 (not a dict)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise BadInput(f"{path} is damaged or not a safetensors file ({error})") from error
 
 
 def first_line(error: Exception) -> str:
@@ -136,12 +128,7 @@ def load_ranker(folder: Path, catalog: Catalog | None = None) -> Ranker:
     path = folder / weights
     if not path.is_file():
         raise BadInput(f"there is no file {path}, which {where} names")
-    try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
-    except (SafetensorError, OSError) as error:
-        raise BadInput(f"{path} is damaged or not a safetensors file ({error})") from error
-    restore(ranker, tensors, path)
+    restore(ranker, _open(path)[0], path)
     return ranker.eval()
 
 
