@@ -2,9 +2,9 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
-from envs.contract import World
+from envs.world import SlateWorld
 from simlab.policy import Policy
 from simlab.seeds import Seed
 
@@ -14,7 +14,7 @@ class Agent(Policy, Protocol):
     """A `Policy` that can also learn, and be kept on disk."""
 
     def learn(
-        self, world: World, users: int, steps: int, seed: Seed, report: Callable[[str], None] = ...
+        self, world: SlateWorld[Any], users: int, steps: int, seed: Seed, report: Callable[[str], None] = ...
     ) -> "Agent":
         """Learn from `users` users seen for `steps` steps, and return the agent.
 

@@ -1,6 +1,5 @@
 """The faces of a world: `gymnasium.Env` for one user, `gymnasium.vector.VectorEnv` for a batch."""
 
-from dataclasses import fields
 from typing import Any
 
 import gymnasium as gym
@@ -13,26 +12,13 @@ from jaxtyping import Int
 from torch import Tensor
 
 from envs.contract import Response
-from envs.users.feed import Feed, FeedSpec
+from envs.registry import make_world
 from envs.world import SlateWorld, State
 from simlab.context import PAD, Context
-from simlab.errors import BadInput, nearest
+from simlab.errors import BadInput
 from simlab.seeds import Seed
 
 Observation = dict[str, Any]
-
-
-def spec_of(known: type, settings: dict[str, Any]) -> Any:
-    """Build a frozen spec from keyword settings.
-
-    Raises:
-        BadInput: for a setting that the spec does not have, with the nearest one.
-    """
-    names = [f.name for f in fields(known)]
-    for name in settings:
-        if name not in names:
-            raise BadInput(f"{known.__name__} has no setting {name}{nearest(name, names)}")
-    return known(**settings)
 
 
 def observation_space(world: SlateWorld[Any]) -> spaces.Dict:
@@ -224,28 +210,13 @@ def _slate(action: Any, rows: int, world: SlateWorld[Any]) -> Int[Tensor, "user 
     return without_repeats(slate, world.blank)
 
 
-class FeedEnv(WorldEnv):
-    """One user of the feed.
-
-    Args:
-        settings: fields of `FeedSpec`.
-    """
-
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(Feed(spec_of(FeedSpec, settings)))
+def make_env(world_id: str, device: str = "cpu", **settings: Any) -> WorldEnv:
+    """Return one user of the world with this id; `gymnasium.make` calls it."""
+    return WorldEnv(make_world(world_id, device, **settings))
 
 
-class FeedVectorEnv(WorldVectorEnv):
-    """A batch of users of the feed.
-
-    Args:
-        num_envs: B.
-        tensors: give and take torch tensors.
-        device: where the world lives.
-        settings: fields of `FeedSpec`.
-    """
-
-    def __init__(
-        self, num_envs: int = 1, *, tensors: bool = False, device: str = "cpu", **settings: Any
-    ) -> None:
-        super().__init__(Feed(spec_of(FeedSpec, settings), device), num_envs, tensors=tensors)
+def make_vector(
+    world_id: str, num_envs: int = 1, *, tensors: bool = False, device: str = "cpu", **settings: Any
+) -> WorldVectorEnv:
+    """Return a batch of users of the world with this id; `gymnasium.make_vec` calls it."""
+    return WorldVectorEnv(make_world(world_id, device, **settings), num_envs, tensors=tensors)

@@ -3,15 +3,14 @@
 An oracle reads the world's state, so it takes a `Privileged` context; `roll` gives it one.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from envs.contract import Privileged
-from envs.users.feed import Feed
 from envs.world import SlateWorld
 from simlab.context import Context
 from simlab.errors import BadInput
@@ -19,23 +18,39 @@ from simlab.slates import Deterministic, SlateDistribution
 from simlab.slates.contract import masked, top
 
 
-def _state(name: str, context: Context) -> Any:
-    if not isinstance(context, Privileged):
-        raise BadInput(f"policy {name} reads the state of a world, so it can only act inside one")
-    return context.state
+@dataclass(frozen=True)
+class Index:
+    """Show the items with the highest values of an index that reads the world's state.
 
+    Attributes:
+        index: State → a value of each item, [user item].
+        name: the name of the policy in tables and logs.
+    """
 
-def _best(scores: Float[Tensor, "user cand"], context: Context, slots: int) -> SlateDistribution:
-    """Return all mass on the highest scores."""
-    scores = masked(scores, context.mask)
-    return Deterministic(top(scores, slots), scores.shape[1])
+    index: Callable[[Any], Float[Tensor, "user item"]]
+    name: str = "index"
+    privileged: ClassVar[bool] = True
+
+    def distribution(self, context: Context, slots: int) -> SlateDistribution:
+        """Return all mass on the candidates with the highest values, best slot first.
+
+        Raises:
+            BadInput: for a context without a state.
+        """
+        if not isinstance(context, Privileged):
+            raise BadInput(f"policy {self.name} reads the state of a world, so it can only act inside one")
+        values = self.index(context.state)
+        if context.candidates.stride(0):  # else the whole catalogue in order: a column is an item
+            values = values.gather(1, context.candidates)
+        return Deterministic(top(masked(values, context.mask), slots), values.shape[1])
 
 
 @dataclass(frozen=True)
 class Oracle:
-    """Myopic: the items that are truly the most attractive now, best slot first.
+    """Myopic: the items that truly earn the most now, best slot first.
 
-    It maximises the expected clicks of the step exactly, because examination does not rise with the slot.
+    Where clicks are position-based and examination does not rise with the slot, and where one of the items is
+    chosen and all are worth the same, it maximises the expected reward of the step exactly.
 
     Attributes:
         world: the world whose truth it reads.
@@ -45,49 +60,23 @@ class Oracle:
     name: str = "oracle"
     privileged: ClassVar[bool] = True
 
-    def scores(self, state: Any) -> Float[Tensor, "user item"]:
-        """Return what the slate is sorted by."""
-        return self.world.relevance(state)
-
     def distribution(self, context: Context, slots: int) -> SlateDistribution:
         """Return all mass on the best slate."""
-        return _best(self.scores(_state(self.name, context)), context, slots)
+        return Index(self.world.myopic, self.name).distribution(context, slots)
 
 
 @dataclass(frozen=True)
 class FarSighted:
-    """Ration what would bore: a click is worth less the nearer its topics are to burning out.
-
-    Items are sorted by a_i · (1 - price · ⟨u∘(1 - boredom·b)∘z/limit, e_i⟩), with a_i the true attraction.
-    This index is a heuristic: a strong far-sighted policy, not a proven optimum. The price of 1.5 was found
-    by search over {1, 1.5, 2.5} on 600 users, in the feed with boredom as the only effect.
+    """Far-sighted: sorts items by the world's own `foresight`, whose docstring says how it was found.
 
     Attributes:
-        world: the feed whose truth it reads.
-        price: how dear a click is that leads toward burn-out; 0 is the myopic oracle.
-        believe: plan as if boredom were on, even where it is off.
+        world: the world whose truth it reads.
     """
 
-    world: Feed
+    world: SlateWorld[Any]
     name: str = "far-sighted"
-    price: float = 1.5
-    believe: bool = False
     privileged: ClassVar[bool] = True
 
-    def scores(self, state: Any) -> Float[Tensor, "user item"]:
-        """Return the priced attraction of each item."""
-        world, users = self.world, state.users
-        attraction = world.relevance(state)
-        if not (world.spec.boredom or self.believe):
-            return attraction
-        taste = users.taste * (1 - world.spec.boredom * users.boredom)
-        if world.spec.boredom:
-            near = (users.consumed / max(world.spec.boredom_limit, 1e-9)).clamp(max=1.0)
-        else:  # nobody is ever bored: a believer still rations every topic
-            near = torch.full_like(taste, 0.5)
-        toll: Tensor = self.price * (taste * near) @ world.topics.T
-        return attraction * (1 - toll)
-
     def distribution(self, context: Context, slots: int) -> SlateDistribution:
-        """Return all mass on the best slate."""
-        return _best(self.scores(_state(self.name, context)), context, slots)
+        """Return all mass on the slate with the highest index."""
+        return Index(self.world.foresight, self.name).distribution(context, slots)

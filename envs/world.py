@@ -1,7 +1,12 @@
 """What every slate world shares: the step, the truth and the bookkeeping.
 
-A world is one file that says how users begin, respond, change and show themselves (`initial`, `respond`,
-`evolve`, `observe_users`). This class does the rest: luck, clicks, popularity, history, time limits, renewal.
+A world is one file that says what there is (`build`), and how users begin, respond, change and show
+themselves (`initial`, `respond`, `evolve`, `observe_users`, `relevance`). This class does the rest: luck,
+clicks, candidates, popularity, history, time limits, renewal, the truth.
+
+A world is frozen data. A **State** holds everything that changes, and every method is pure and batched. One
+state is one **shard**: the users who share a market. A shard is also the unit of computation: it always has
+the same shape, so the same seed gives the same bits, whichever worker runs it.
 """
 
 from abc import ABC, abstractmethod
@@ -12,16 +17,14 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from envs.contract import ClickModel, Privileged, Response
-from envs.popularity import Popularity
+from envs.clicks.contract import ClickModel
+from envs.contract import Privileged, Response
+from envs.market import Market, MarketState
+from envs.spec import WorldSpec
 from simlab.context import PAD, Catalog, Context
-from simlab.errors import BadInput
 from simlab.seeds import Seed
 
 Users = TypeVar("Users")
-
-USER_DRAWS = 4
-"""Uniforms that a user model may spend per user and step, besides one for each slot."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,8 @@ class State(Generic[Users]):
         step: slates that the user has seen.
         active: the user is still there.
         users: the user model's own tensors, each with a leading user axis.
-        popularity: of each item in this market, mean 1.
+        market: what the users share.
+        candidates: item ids that may be shown now; None is the whole catalogue.
         recent: the last slates and clicks, newest last; no copy is made per step.
     """
 
@@ -41,15 +45,29 @@ class State(Generic[Users]):
     step: Int[Tensor, " user"]
     active: Bool[Tensor, " user"]
     users: Users
-    popularity: Float[Tensor, " item"]
+    market: MarketState
+    candidates: Int[Tensor, "user cand"] | None = None
     recent: tuple[tuple[Tensor, Tensor], ...] = ()
+
+    @property
+    def popularity(self) -> Float[Tensor, " item"]:
+        """Popularity of each item in this market, mean 1."""
+        return self.market.popularity
 
 
 class SlateWorld(ABC, Generic[Users]):
     """A world of users who see slates. All methods are pure.
 
+    Args:
+        spec: the settings; the defaults of `Spec` where nothing is said.
+        device: where everything lives.
+
     Attributes:
-        name: the versioned id.
+        ids: the world's registered ids, oldest version first, each with the settings that it stands for.
+        name: the id whose settings the world was made from.
+        draws: uniforms that `evolve` and `reward` may spend per user and step, besides those of the clicks.
+        unit: what the reward counts.
+        small: settings of a small variant, for checks.
         slots: K.
         horizon: steps after which an episode is truncated.
         catalog: the items.
@@ -59,18 +77,36 @@ class SlateWorld(ABC, Generic[Users]):
         feature_bound: no observed feature is further from zero than this.
     """
 
-    name: ClassVar[str]
+    Spec: ClassVar[type[WorldSpec]]
+    ids: ClassVar[dict[str, dict[str, Any]]]
+    draws: ClassVar[int] = 4
+    unit: ClassVar[str] = "clicks"
+    small: ClassVar[dict[str, Any]] = {"items": 30, "slots": 4, "horizon": 12}
+
+    name: str
     spec: Any
     slots: int
     horizon: int
+    remember: int
+    device: torch.device
     catalog: Catalog
     clicks: ClickModel
-    market: Popularity
-    remember: int
+    market: Market
     feature_bound: float
-    device: torch.device
+
+    def __init__(self, spec: WorldSpec | None = None, device: torch.device | str = "cpu") -> None:
+        spec = self.Spec() if spec is None else spec
+        self.spec = spec
+        self.name = list(self.ids)[-1]
+        self.device = torch.device(device)
+        self.slots, self.horizon, self.remember = spec.slots, spec.horizon, spec.remember
+        self.build()
 
     # What a user model writes ------------------------------------------------------------------
+
+    @abstractmethod
+    def build(self) -> None:
+        """Make `catalog`, `clicks`, `market`, `feature_bound` and the world's own tensors from `spec`."""
 
     @abstractmethod
     def initial(self, user: Int[Tensor, " user"], seed: Seed) -> Users:
@@ -78,9 +114,9 @@ class SlateWorld(ABC, Generic[Users]):
 
     @abstractmethod
     def respond(
-        self, users: Users, popularity: Float[Tensor, " item"], slate: Int[Tensor, "user slot"]
+        self, users: Users, market: MarketState, slate: Int[Tensor, "user slot"]
     ) -> Float[Tensor, "user slot"]:
-        """Return P(click | examined) of each item of the slate; 0 for the blank item."""
+        """Return the attraction of each item of the slate; 0 for the blank item."""
 
     @abstractmethod
     def evolve(
@@ -98,13 +134,45 @@ class SlateWorld(ABC, Generic[Users]):
 
     @abstractmethod
     def relevance(self, state: State[Users]) -> Float[Tensor, "user item"]:
-        """Return P(click | examined) of every item: the truth that a ranker looks for."""
+        """Return the attraction of every item, P(click | examined): the truth that a ranker looks for."""
+
+    # What a user model may write ---------------------------------------------------------------
+
+    def value(self, users: Users, slate: Int[Tensor, "user slot"]) -> Float[Tensor, "user slot"] | None:
+        """Return the mean reward of a click on each item of the slate; None is 1 everywhere."""
+        return None
+
+    def reward(
+        self,
+        users: Users,
+        slate: Int[Tensor, "user slot"],
+        click: Float[Tensor, "user slot"],
+        luck: Float[Tensor, "user draw"],
+    ) -> Float[Tensor, " user"]:
+        """Return what the clicks are worth to users as they were before the step: their mean values.
+
+        A world whose reward has noise of its own overrides this; `value` stays its mean.
+        """
+        value = self.value(users, slate)
+        return click.sum(1) if value is None else (click * value).sum(1)
+
+    def unasked(self, users: Users) -> Float[Tensor, " user"] | None:
+        """Return the mean reward that comes without any slate; None is nothing."""
+        return None
+
+    def myopic(self, state: State[Users]) -> Float[Tensor, "user item"]:
+        """Return what the myopic oracle sorts items by: what each would earn at once."""
+        return self.relevance(state)
+
+    def foresight(self, state: State[Users]) -> Float[Tensor, "user item"]:
+        """Return what the far-sighted oracle sorts items by; the docstring says how it was found."""
+        return self.myopic(state)
 
     # What it gets ------------------------------------------------------------------------------
 
     @property
     def blank(self) -> int:
-        """The id of the empty slot: never examined, never clicked."""
+        """The id of the empty slot: never clicked."""
         return self.catalog.n_items
 
     def examination(self) -> Float[Tensor, " slot"]:
@@ -113,21 +181,20 @@ class SlateWorld(ABC, Generic[Users]):
         Raises:
             BadInput: if the click model has none, because who sees a slot depends on the items above it.
         """
-        theta = getattr(self.clicks, "examination", None)
-        if theta is None:
-            raise BadInput(f"{type(self.clicks).__name__} has no position bias of its own: see `examined`")
-        assert isinstance(theta, Tensor)
-        return theta
+        return self.clicks.theta()
 
     def reset(self, n: int, seed: Seed, first_user: int = 0) -> State[Users]:
         """Return n new users, with ids first_user … first_user + n - 1, in a fresh market."""
         user = torch.arange(first_user, first_user + n, device=self.device)
+        step = torch.zeros(n, dtype=torch.long, device=self.device)
+        market = self.market.begin(first_user, seed)
         return State(
             user=user,
-            step=torch.zeros(n, dtype=torch.long, device=self.device),
+            step=step,
             active=torch.ones(n, dtype=torch.bool, device=self.device),
             users=self.initial(user, seed),
-            popularity=self.market.start,
+            market=market,
+            candidates=self._draw(user, step, seed),
         )
 
     def step(
@@ -137,13 +204,19 @@ class SlateWorld(ABC, Generic[Users]):
 
         Args:
             state: where the shard is.
-            slate: item ids, top first, without repeats; `blank` leaves a slot empty.
+            slate: item ids, top first, without repeats; `blank` leaves a slot empty. It is taken as it is:
+                the faces for Gymnasium check theirs (`envs.faces`).
             seed: the run's seed. The same seed, user and step give the same luck, whatever was shown.
         """
-        luck = seed.at(state.user, state.step).uniform("step", USER_DRAWS + self.slots)
-        attraction = self.respond(state.users, state.popularity, slate)
-        click = self.clicks.sample(attraction, luck[:, USER_DRAWS:]).mul_(state.active.unsqueeze(1))
-        users, gone = self.evolve(state.users, slate, click, luck[:, :USER_DRAWS])
+        asked = self.clicks.draws(self.slots)
+        luck = seed.at(state.user, state.step).uniform("step", self.draws + asked)
+        mine, theirs = luck[:, : self.draws], luck[:, self.draws :]
+        attraction = self.respond(state.users, state.market, slate)
+        click = self.clicks.sample(attraction, theirs).mul_(state.active.unsqueeze(1))
+        if self.clicks.speaks_unasked:
+            click.mul_(slate != self.blank)
+        reward = self.reward(state.users, slate, click, mine) * state.active
+        users, gone = self.evolve(state.users, slate, click, mine)
         step = state.step + 1
         terminated = gone & state.active
         stays = state.active & ~terminated
@@ -153,30 +226,49 @@ class SlateWorld(ABC, Generic[Users]):
             step=step,
             active=stays & ~truncated,
             users=users,
-            popularity=self.market.update(state.popularity, slate, click),
+            market=self.market.update(state.market, slate, click, state.active),
+            candidates=self._draw(state.user, step, seed),
             recent=(*state.recent[max(0, len(state.recent) - self.remember + 1) :], (slate, click))
             if self.remember
             else (),
         )
-        return after, Response(click, click.sum(1), terminated, truncated, state.active)
+        return after, Response(click, reward, terminated, truncated, state.active)
 
     def observe(self, state: State[Users]) -> Context:
         """Return what a recommender may see: features, history, candidates, popularity."""
         n, items = len(state.user), self.catalog.n_items
         history, feedback = self._history(state)
-        return Context.of(
+        everywhere = state.popularity.expand(n, items)
+        few, here = state.candidates, state.market.available
+        context = Context.of(
             state.user,
             items,
             features=self.observe_users(state),
             history=history,
             feedback=feedback,
-            popularity=state.popularity.expand(n, items),
+            candidates=few,
+            popularity=everywhere if few is None else everywhere.gather(1, few),
         )
+        if here is None:
+            return context
+        return replace(context, mask=here.expand(n, items) if few is None else here[few])
 
     def privileged(self, state: State[Users]) -> Privileged:
         """Return the context with the whole state in it, for oracles."""
         seen = self.observe(state)
         return Privileged(**{f.name: getattr(seen, f.name) for f in fields(seen)}, state=state)
+
+    def _draw(
+        self, user: Int[Tensor, " user"], step: Int[Tensor, " user"], seed: Seed
+    ) -> Int[Tensor, "user cand"] | None:
+        """Draw each user's candidates: a uniform sample without replacement, in random order."""
+        if not self.spec.candidates:
+            return None
+        count, items = self.spec.candidates, self.catalog.n_items
+        luck = seed.at(user, step)
+        if count > 32:  # the shuffle below takes count² steps
+            return luck.uniform("candidates", items).topk(count, 1).indices
+        return sample_without_replacement(luck.uniform("candidates", count), items)
 
     def _history(self, state: State[Users]) -> tuple[Int[Tensor, "user past"], Float[Tensor, "user past"]]:
         """Lay the remembered slates side by side, and hide what an earlier user of the row has seen."""
@@ -201,13 +293,62 @@ class SlateWorld(ABC, Generic[Users]):
             step=state.step[index],
             active=state.active[index],
             users=replace(users, **few),
+            candidates=None if state.candidates is None else state.candidates[index],
             recent=tuple((slate[index], click[index]) for slate, click in state.recent),
         )
 
+    def renew(
+        self, state: State[Users], done: Bool[Tensor, " user"], stride: int, seed: Seed
+    ) -> State[Users]:
+        """Replace the users of finished rows by new ones, with ids `stride` higher. The market goes on."""
+        rows = done.nonzero().squeeze(1)
+        if not len(rows):
+            return state
+        user = torch.where(done, state.user + stride, state.user)
+        step = torch.where(done, 0, state.step)
+        fresh = self.initial(user[rows], seed)
+        merged = {
+            f.name: getattr(state.users, f.name).index_copy(0, rows, getattr(fresh, f.name))
+            for f in fields(fresh)  # type: ignore[arg-type]
+        }
+        candidates = state.candidates
+        if candidates is not None:
+            drawn = self._draw(user[rows], step[rows], seed)
+            assert drawn is not None
+            candidates = candidates.index_copy(0, rows, drawn)
+        return replace(
+            state,
+            user=user,
+            step=step,
+            active=state.active | done,
+            users=replace(fresh, **merged),  # type: ignore[type-var]
+            candidates=candidates,
+        )
+
+    def to(self, device: torch.device | str) -> "SlateWorld[Users]":
+        """Return the same world on another device."""
+        moved = type(self)(self.spec, device)
+        moved.name = self.name
+        return moved
+
+    # The truth ---------------------------------------------------------------------------------
+
     def expected(self, state: State[Users], slate: Int[Tensor, "user slot"]) -> Float[Tensor, "user slot"]:
-        """Return the exact click probability of each slot; their sum is the exact expected reward."""
-        attraction = self.respond(state.users, state.popularity, slate)
-        return self.clicks.probs(attraction) * state.active.unsqueeze(1)
+        """Return the exact click probability of each slot."""
+        chance = self.clicks.probs(self.respond(state.users, state.market, slate))
+        chance = chance * state.active.unsqueeze(1)
+        return chance * (slate != self.blank) if self.clicks.speaks_unasked else chance
+
+    def expected_reward(self, state: State[Users], slate: Int[Tensor, "user slot"]) -> Float[Tensor, " user"]:
+        """Return the exact expected reward of showing the slate now: the one-step value."""
+        chance, value = self.expected(state, slate), self.value(state.users, slate)
+        total = chance.sum(1) if value is None else (chance * value).sum(1)
+        extra = self.unasked(state.users)
+        return total if extra is None else total + extra * state.active
+
+    def twin(self, state: State[Users], seed: Seed) -> "Twin[Users]":
+        """Return a branch from this state under the luck of this seed; see `Twin`."""
+        return Twin(self, state, seed)
 
     def potential_outcomes(
         self,
@@ -222,27 +363,57 @@ class SlateWorld(ABC, Generic[Users]):
         """
         return self.step(state, treated, seed)[1], self.step(state, control, seed)[1]
 
-    def renew(
-        self, state: State[Users], done: Bool[Tensor, " user"], stride: int, seed: Seed
-    ) -> State[Users]:
-        """Replace the users of finished rows by new ones, with ids `stride` higher. The market goes on."""
-        rows = done.nonzero().squeeze(1)
-        if not len(rows):
-            return state
-        user = torch.where(done, state.user + stride, state.user)
-        fresh = self.initial(user[rows], seed)
-        merged = {
-            f.name: getattr(state.users, f.name).index_copy(0, rows, getattr(fresh, f.name))
-            for f in fields(fresh)  # type: ignore[arg-type]
-        }
-        return replace(
-            state,
-            user=user,
-            step=torch.where(done, 0, state.step),
-            active=state.active | done,
-            users=replace(fresh, **merged),  # type: ignore[type-var]
-        )
 
-    @abstractmethod
-    def to(self, device: torch.device | str) -> "SlateWorld[Users]":
-        """Return the same world on another device."""
+@dataclass
+class Twin(Generic[Users]):
+    """A branch of history: the same users from the same moment, under the same luck as every other twin.
+
+    Luck is keyed by seed, user and step, so two twins that show the same slates live the same lives, and what
+    differs between them was caused by the slates.
+
+    >>> from envs.users.feed import Feed
+    >>> world = Feed(Feed.Spec(items=20, slots=2)); seed = Seed(1); state = world.reset(3, seed)
+    >>> a, b = world.twin(state, seed), world.twin(state, seed)
+    >>> first, other = torch.tensor([[0, 1]] * 3), torch.tensor([[2, 1]] * 3)
+    >>> effect = a.step(first).reward - b.step(other).reward    # of item 0 instead of 2 at the top, now
+    >>> later = a.step(first).reward - b.step(first).reward     # … and what that does to the next step
+
+    Attributes:
+        world: where.
+        state: where the branch is now.
+        seed: the luck.
+    """
+
+    world: SlateWorld[Users]
+    state: State[Users]
+    seed: Seed
+
+    def step(self, slate: Int[Tensor, "user slot"]) -> Response:
+        """Show a slate in this branch, and move on."""
+        self.state, response = self.world.step(self.state, slate, self.seed)
+        return response
+
+    def twin(self) -> "Twin[Users]":
+        """Return another branch from here."""
+        return Twin(self.world, self.state, self.seed)
+
+
+def sample_without_replacement(uniform: Float[Tensor, "user cand"], n_items: int) -> Int[Tensor, "user cand"]:
+    """Turn C uniforms a row into C different items of n, every ordered choice equally likely.
+
+    A partial Fisher-Yates shuffle of 0 … n - 1 that remembers only the places it touched: draw j takes the
+    item at place j + ⌊u (n - j)⌋, and puts the item of place j there.
+    """
+    rows, count = uniform.shape
+    left = n_items - torch.arange(count, device=uniform.device)
+    place = (uniform.double() * left).long() + torch.arange(count, device=uniform.device)
+    chosen = torch.empty(rows, count, dtype=torch.long, device=uniform.device)
+    touched = torch.empty_like(chosen)  # what stands at place[:, j] after draw j
+    for j in range(count):
+        here = place[:, j]
+        item, first = here.clone(), torch.full_like(here, j)
+        for i in range(j):  # the last touch of a place wins
+            item = torch.where(place[:, i] == here, touched[:, i], item)
+            first = torch.where(place[:, i] == j, touched[:, i], first)
+        chosen[:, j], touched[:, j] = item, first
+    return chosen

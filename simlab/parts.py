@@ -21,7 +21,7 @@ FOLDERS = {
 }
 """Where the parts of each kind live."""
 
-_NOT_PARTS = {"contract", "faces", "rollout"}
+_NOT_PARTS = {"contract"}
 
 
 def names(kind: str) -> list[str]:

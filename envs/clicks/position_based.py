@@ -9,11 +9,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from simlab.errors import BadInput
+from envs.clicks.contract import ClickModel, Parameter, check_probability
 
 
 @dataclass(frozen=True)
-class PositionBased:
+class PositionBased(ClickModel):
     """Clicks are independent over slots: P(click at k) = θ_k a_k.
 
     Source: Richardson, Dominowska and Ragno (2007), "Predicting clicks", equation 2; Chuklin, Markov and
@@ -29,9 +29,7 @@ class PositionBased:
     examination: Float[Tensor, " slot"]
 
     def __post_init__(self) -> None:
-        for slot, chance in enumerate(self.examination.tolist()):
-            if not 0 <= chance <= 1:
-                raise BadInput(f"examination, slot {slot}: {chance} is not a probability")
+        check_probability("examination", self.examination)
 
     @staticmethod
     def power(slots: int, eta: float) -> "PositionBased":
@@ -39,28 +37,39 @@ class PositionBased:
         rank = torch.arange(1, slots + 1, dtype=torch.float64)
         return PositionBased((rank**-eta).float())
 
-    def to(self, device: torch.device | str) -> "PositionBased":
-        """Return the same model on another device."""
-        return PositionBased(self.examination.to(device))
+    @classmethod
+    def typical(cls, slots: int) -> "PositionBased":
+        """Return θ_k = 1/k."""
+        return cls.power(slots, 1.0)
+
+    @classmethod
+    def parameters(cls, slots: int) -> dict[str, Parameter]:
+        """Return θ, of which the first is 1: only the products θ_k a_i are seen."""
+        free = torch.ones(slots, dtype=torch.bool)
+        free[0] = False
+        start = torch.full((slots,), 0.5, dtype=torch.float64)
+        return {"examination": Parameter(start.masked_fill(~free, 1.0), free)}
+
+    def theta(self) -> Float[Tensor, " slot"]:
+        """Return θ."""
+        return self.examination
+
+    def conditional(
+        self, attraction: Float[Tensor, "user slot"], click: Float[Tensor, "user slot"]
+    ) -> Float[Tensor, "user slot"]:
+        """Return θ_k a_k: the clicks above change nothing."""
+        return self.probs(attraction)
 
     def probs(self, attraction: Float[Tensor, "user slot"]) -> Float[Tensor, "user slot"]:
         """Return θ_k a_k."""
-        return attraction * self.examination
-
-    def log_prob(
-        self, attraction: Float[Tensor, "user slot"], click: Float[Tensor, "user slot"]
-    ) -> Float[Tensor, " user"]:
-        """Return Σ_k c_k log p_k + (1 - c_k) log(1 - p_k)."""
-        chance = self.probs(attraction)
-        clicked, passed = torch.xlogy(click, chance), torch.special.xlog1py(1 - click, -chance)
-        return torch.add(clicked, passed).sum(1)
-
-    def sample(
-        self, attraction: Float[Tensor, "user slot"], uniform: Float[Tensor, "user slot"]
-    ) -> Float[Tensor, "user slot"]:
-        """Click where the slot's uniform is below p_k."""
-        return (uniform < self.probs(attraction)).to(attraction.dtype)
+        return attraction * self.examination[: attraction.shape[1]]
 
     def examined(self, attraction: Float[Tensor, "user slot"]) -> Float[Tensor, "user slot"]:
         """Return P(examined) of each slot: here the same for every user."""
-        return self.examination.to(attraction.dtype).expand_as(attraction)
+        return self.examination[: attraction.shape[1]].to(attraction.dtype).expand_as(attraction)
+
+    def sample(
+        self, attraction: Float[Tensor, "user slot"], uniform: Float[Tensor, "user draw"]
+    ) -> Float[Tensor, "user slot"]:
+        """Click where the slot's uniform is below θ_k a_k."""
+        return (uniform < self.probs(attraction)).to(attraction.dtype)

@@ -14,7 +14,8 @@ class WorldOptions:
     """Which world and users, and how learned policies are trained."""
 
     world: str = "feed"
-    """Name of the world; `simlab list worlds` shows them with their settings."""
+    """A world's name, such as feed (its newest version), or an id, such as Feed-v0; `simlab list worlds`
+    shows them with their settings."""
     set: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """A setting of the world as FIELD=VALUE, such as boredom=0.0; may be repeated."""
     items: int | None = None

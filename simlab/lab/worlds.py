@@ -8,7 +8,6 @@ import yaml
 
 from simlab.errors import BadInput, nearest
 from simlab.lab.yaml_defaults import fit
-from simlab.parts import part
 
 if TYPE_CHECKING:
     from simlab.lab.options import WorldOptions
@@ -25,7 +24,7 @@ def build_world(
     """Return a world.
 
     Args:
-        name: the world's name, such as "feed".
+        name: the world's name, such as "feed" or "InterestEvolution-v0".
         settings: FIELD=VALUE of its spec; of two for one field the later counts.
         items: short for items=N.
         slots: short for slots=K.
@@ -35,8 +34,11 @@ def build_world(
         BadInput: for a world or a field that is not there, with the nearest one, for a value that the field
             does not take, and for a device that is not here.
     """
-    world = part("world", name)
-    return world(spec_of(world, name, pairs(settings), items=items, slots=slots), _here(device))
+    from envs.registry import find, ids, make_world
+
+    key = find(name)
+    chosen = settings_of(ids()[key].Spec, name, pairs(settings), items=items, slots=slots)
+    return make_world(key, _here(device), **chosen)
 
 
 def world_of(config: "WorldOptions") -> Any:
@@ -58,11 +60,10 @@ def _here(device: str) -> str:
     return device
 
 
-def spec_of(
-    world: Any, name: str, values: Mapping[str, str], *, items: int | None = None, slots: int | None = None
-) -> Any:
-    """Return a world's frozen settings from the text of each."""
-    kind = world.Spec
+def settings_of(
+    kind: Any, name: str, values: Mapping[str, str], *, items: int | None = None, slots: int | None = None
+) -> dict[str, Any]:
+    """Return a world's settings from the text of each."""
     hints, known = get_type_hints(kind), [f.name for f in fields(kind)]
     chosen: dict[str, Any] = {}
     for key, text in values.items():
@@ -73,12 +74,10 @@ def spec_of(
     for field, number in (("items", items), ("slots", slots)):
         if number is None:
             continue
-        if field not in known:
-            raise BadInput(f"world {name} has no setting {field}, so --{field} does not apply")
         if field in chosen:
             raise BadInput(f"{field} is given twice: by --{field} and by --set")
         chosen[field] = number
-    return kind(**chosen)
+    return chosen
 
 
 def pairs(settings: Sequence[str]) -> dict[str, str]:

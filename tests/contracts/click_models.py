@@ -2,7 +2,7 @@
 
 import torch
 
-from envs.contract import ClickModel
+from envs.clicks.contract import ClickModel
 
 ATTRACTION = torch.tensor([[0.9, 0.3, 0.6], [0.2, 0.7, 0.05]], dtype=torch.float64)
 

@@ -5,8 +5,8 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from envs.clicks.contract import ClickModel
 from envs.clicks.position_based import PositionBased
-from envs.contract import ClickModel
 from simlab.parts import all_parts
 from tests.contracts.click_models import CHECKS
 

@@ -1,32 +1,33 @@
-"""Every world that the catalogue finds, against every check of a world."""
+"""Every registered world against every check of a world."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from envs.contract import World
+from envs.registry import find, ids, make_world
 from envs.world import SlateWorld
-from simlab.parts import all_parts
+from simlab.errors import BadInput
 from tests.contracts.worlds import CHECKS
-
-WORLDS: dict[str, Any] = all_parts("world")
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
-@pytest.mark.parametrize("name", WORLDS)
+@pytest.mark.parametrize("name", ids())
 def test_contract(name: str, check: Callable[[SlateWorld[Any]], None]) -> None:
-    make = WORLDS[name]
-    check(make(replace(make.Spec(), items=30, slots=4, horizon=12)))
+    check(make_world(name, **ids()[name].small))
 
 
-def test_the_catalogue_finds_the_feed() -> None:
-    assert "feed" in WORLDS
+@pytest.mark.parametrize("name", ids())
+def test_an_id_is_a_versioned_page(name: str) -> None:
+    """The docstring of its class is a page in the manner of Gymnasium."""
+    page = ids()[name].__doc__ or ""
+    for section in ("Description", "Action", "Observation", "Reward", "Episode end", "Version history"):
+        assert f"## {section}" in page, section
+    assert name.startswith("simlab/")
+    assert f"* {name.rpartition('-')[2]}: " in page.partition("## Version history")[2]
 
 
-@pytest.mark.parametrize("name", WORLDS)
-def test_it_keeps_the_protocol(name: str) -> None:
-    world = WORLDS[name]()
-    assert isinstance(world, World)
-    assert world.name.startswith("simlab/")
+def test_names_find_their_world() -> None:
+    assert find("feed") == find("Feed-v0") == find("simlab/Feed-v0") == "simlab/Feed-v0"
+    with pytest.raises(BadInput, match="no world named fed; did you mean "):
+        find("fed")

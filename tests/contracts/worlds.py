@@ -5,15 +5,25 @@ from typing import Any
 import torch
 
 from envs.world import SlateWorld
+from simlab.errors import BadInput
 from simlab.seeds import Seed
 
 World = SlateWorld[Any]
 
 
 def slates(world: World, users: int, seed: int) -> torch.Tensor:
-    """Return random slates without repeats."""
+    """Return random slates without repeats, of any items."""
     g = torch.Generator().manual_seed(seed)
     return torch.rand(users, world.catalog.n_items, generator=g).topk(world.slots, 1).indices
+
+
+def has_position_bias(world: World) -> bool:
+    """Tell whether the click model has a position bias of its own."""
+    try:
+        world.examination()
+    except BadInput:
+        return False
+    return True
 
 
 def check_reset_is_repeatable(world: World) -> None:
@@ -55,27 +65,75 @@ def check_response_is_consistent(world: World) -> None:
 
 
 def check_expected_is_the_truth(world: World) -> None:
-    """Clicks minus their exact probabilities average to zero along a whole roll-out (a martingale)."""
+    """Clicks and rewards minus their exact means average to zero along a whole roll-out (a martingale)."""
     state = world.reset(2000, Seed(3))
-    total = variance = 0.0
-    for t in range(5):
+    clicks, rewards = [], []
+    for t in range(min(5, world.horizon)):
         slate = slates(world, 2000, t)
         chance = world.expected(state, slate).double()
+        mean = world.expected_reward(state, slate).double()
         assert float(chance.min()) >= 0
-        assert float(chance.max()) <= 1
+        assert float(chance.max()) <= 1 + 1e-6
         state, response = world.step(state, slate, Seed(3))
-        total += float((response.click.double() - chance).sum())
-        variance += float((chance * (1 - chance)).sum())
-    assert variance > 10, "almost nothing is ever clicked, so the check sees nothing"
-    assert abs(total) < 4 * variance**0.5
+        clicks.append(response.click.double() - chance)
+        rewards.append(response.reward.double() - mean)
+    per_user = torch.stack(clicks).sum((0, 2))
+    surplus = torch.stack(rewards).sum(0)
+    assert float(torch.stack(rewards).abs().max()) > 1e-3, "a constant reward: nothing is checked"
+    for gap in (per_user, surplus):
+        assert abs(float(gap.mean())) < 4 * float(gap.std()) / 2000**0.5 + 1e-6
 
 
 def check_position_bias_is_the_truth(world: World) -> None:
-    """The probability of a click is examination times relevance."""
+    """Where there is a position bias, the probability of a click is examination times relevance."""
     state = world.reset(20, Seed(0))
     slate = slates(world, 20, 0)
-    truth = world.relevance(state).gather(1, slate) * world.examination()
-    torch.testing.assert_close(world.expected(state, slate), truth)
+    alone = torch.full_like(slate, world.blank)
+    alone[:, 0] = slate[:, 0]
+    relevance = world.relevance(state).gather(1, slate)
+    if has_position_bias(world) and not world.clicks.speaks_unasked:
+        torch.testing.assert_close(world.expected(state, slate), relevance * world.examination())
+    else:  # shown alone, an examined item is clicked by its attraction
+        chance = world.clicks.examined(torch.nn.functional.pad(relevance[:, :1], (0, world.slots - 1)))[:, 0]
+        if not world.clicks.speaks_unasked:
+            torch.testing.assert_close(world.expected(state, alone)[:, 0], relevance[:, 0] * chance)
+
+
+def check_candidates_are_a_choice_of_the_catalogue(world: World) -> None:
+    """Each user's candidates are different items, the same at every look; another step brings others."""
+    state = world.reset(40, Seed(0))
+    context = world.observe(state)
+    few = world.spec.candidates
+    assert context.candidates.shape == (40, few or world.catalog.n_items)
+    assert torch.equal(context.candidates, world.observe(state).candidates)
+    sorted_ids = context.candidates.sort(1).values
+    assert bool((sorted_ids[:, 1:] > sorted_ids[:, :-1]).all())
+    assert 0 <= int(sorted_ids.min()) <= int(sorted_ids.max()) < world.catalog.n_items
+    after, _ = world.step(state, slates(world, 40, 0), Seed(0))
+    same = torch.equal(world.observe(after).candidates, context.candidates)
+    assert same == (few in (0, world.catalog.n_items)) or few == 0
+
+
+def check_twins_share_their_luck(world: World) -> None:
+    """Two branches that show the same live the same life; one that shows something else need not."""
+    state = world.reset(200, Seed(4))
+    a, b = world.twin(state, Seed(4)), world.twin(state, Seed(4))
+    for t in range(3):
+        slate = slates(world, 200, t)
+        one, other = a.step(slate), b.step(slate)
+        assert torch.equal(one.click, other.click)
+        assert torch.equal(one.reward, other.reward)
+    assert all(torch.equal(v, getattr(b.state.users, k)) for k, v in vars(a.state.users).items())
+
+
+def check_device_and_copy_keep_the_world(world: World) -> None:
+    """`to` gives the same world: the same id, items and lives."""
+    copy = world.to("cpu")
+    assert copy.name == world.name
+    assert torch.equal(copy.catalog.features, world.catalog.features)
+    slate = slates(world, 6, 0)
+    one, other = (w.step(w.reset(6, Seed(0)), slate, Seed(0))[1] for w in (world, copy))
+    assert torch.equal(one.reward, other.reward)
 
 
 def check_blank_is_never_clicked(world: World) -> None:

@@ -10,10 +10,19 @@ from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 import envs
-from envs.faces import FeedEnv, FeedVectorEnv
+from envs.faces import WorldEnv, WorldVectorEnv
+from envs.users.feed import Feed
 from simlab.errors import BadInput
 
 SIZE: dict[str, Any] = {"items": 30, "slots": 4, "topics": 5}
+
+
+def FeedEnv(**settings: Any) -> WorldEnv:  # noqa: N802
+    return WorldEnv(Feed(Feed.Spec.of(**settings)))
+
+
+def FeedVectorEnv(num_envs: int = 1, *, tensors: bool = False, **settings: Any) -> WorldVectorEnv:  # noqa: N802
+    return WorldVectorEnv(Feed(Feed.Spec.of(**settings)), num_envs, tensors=tensors)
 
 
 def test_registered_and_passes_check_env() -> None:
@@ -24,7 +33,7 @@ def test_registered_and_passes_check_env() -> None:
 
 def test_vector_face_is_made_by_gymnasium_and_declares_its_autoreset() -> None:
     vector = gym.make_vec("simlab/Feed-v0", num_envs=6, **SIZE)
-    assert isinstance(vector.unwrapped, FeedVectorEnv)
+    assert isinstance(vector.unwrapped, WorldVectorEnv)
     assert vector.metadata["autoreset_mode"] is AutoresetMode.SAME_STEP
     assert vector.observation_space == gym.vector.utils.batch_space(vector.single_observation_space, 6)
     assert vector.action_space == gym.vector.utils.batch_space(vector.single_action_space, 6)

@@ -9,10 +9,9 @@ import torch
 
 from envs.clicks.position_based import PositionBased
 from envs.users.feed import Feed, FeedSpec
-from envs.world import USER_DRAWS
 from simlab.errors import BadInput
 from simlab.seeds import Seed
-from tests.envs.twin import TwinMarket, TwinUser
+from tests.envs.twin_feed import TwinMarket, TwinUser
 
 SMALL = FeedSpec(items=12, slots=3, topics=4, horizon=15, churn=0.4, boredom_limit=1.0, world_seed=3)
 
@@ -34,7 +33,7 @@ def test_equals_the_slow_twin_step_by_step() -> None:
     for t in range(world.horizon):
         slate = some_slates(world, n, t)
         slate[0, 1] = world.blank
-        luck = seed.at(state.user, state.step).uniform("step", USER_DRAWS + world.slots)
+        luck = seed.at(state.user, state.step).uniform("step", world.draws + world.slots)
         was_active = state.active
         state, response = world.step(state, slate, seed)
         clicks = twin.step(slate.tolist(), luck.tolist())
@@ -215,5 +214,5 @@ def test_settings_that_cannot_be_are_refused(settings: dict[str, Any], words: st
 
 
 def test_an_examination_outside_its_range_is_refused() -> None:
-    with pytest.raises(BadInput, match=r"examination, slot 1: 1\.5"):
+    with pytest.raises(BadInput, match=r"examination, place 1 is 1\.5"):
         Feed(FeedSpec(items=5, slots=2, examination=(1.0, 1.5)))

@@ -114,7 +114,7 @@ def test_a_typo_is_answered_with_the_nearest(
         (["compare", "--set", "boredom"], "--set boredom is not FIELD=VALUE, such as boredom=0.0"),
         (["compare", "--set", "boredom=high"], "--set boredom is 'high', but it is a number"),
         (["compare", "--set", "slots=2", "--slots", "3"], "slots is given twice: by --slots and by --set"),
-        (["compare", "--set", "boredom=2"], "boredom is 2.0, but it is a share between 0 and 1"),
+        (["compare", "--set", "boredom=2"], "boredom is 2.0, but it is at least 0 and at most 1"),
         (["compare", "--items", "3", "--slots", "9"], "slots is 9, but there are only 3 items"),
         (["compare", "--config", "none.yaml"], "there is no file none.yaml"),
         (["compare", "--config"], "--config needs a value"),

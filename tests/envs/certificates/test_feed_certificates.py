@@ -1,5 +1,6 @@
 """Feed-v0 shows what it says: each effect is there with a stated margin, and vanishes with its switch."""
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -7,32 +8,14 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from envs.oracles import FarSighted, Oracle
+from envs.oracles import Index, Oracle
 from envs.rollout import Trajectories, roll
 from envs.users.feed import Feed, FeedSpec
 from simlab.policies.popularity import Popularity
 from simlab.policies.softmax_popularity import SoftmaxPopularity
 from simlab.policy import Policy
 from simlab.seeds import Seed
-
-
-def interval(x: list[float], level: float = 0.99) -> tuple[float, float]:
-    """Return the Student-t interval of the mean over seeds."""
-    values = torch.tensor(x, dtype=torch.float64)
-    half = float(stats.t.ppf(0.5 + level / 2, len(x) - 1) * values.std() / len(x) ** 0.5)
-    return float(values.mean()) - half, float(values.mean()) + half
-
-
-def per_item(slate: Tensor, value: Tensor, items: int) -> Tensor:
-    """Sum a value of each shown slot by item."""
-    total = torch.zeros(items, dtype=torch.float64)
-    return total.scatter_add_(0, slate.reshape(-1), value.reshape(-1).double())
-
-
-def gini(x: Tensor) -> float:
-    """Return the Gini coefficient by its definition: half the relative mean absolute difference."""
-    x = x.double()
-    return float((x[:, None] - x[None, :]).abs().mean() / (2 * x.mean()))
+from tests.envs.measuring import gini, interval, per_item
 
 
 @pytest.mark.parametrize(("eta", "biased"), [(1.0, True), (0.0, False)])
@@ -94,7 +77,8 @@ ONLY_BOREDOM: dict[str, Any] = {"drift": 0.0, "churn": 0.0, "conformity": 0.0, "
 def gain(spec: FeedSpec, believe: bool, seed: int = 9, users: int = 600) -> Tensor:
     """Return, per user, what the far-sighted oracle earns more than the myopic one under the same luck."""
     world = Feed(spec)
-    policies: tuple[Policy, Policy] = (FarSighted(world, believe=believe), Oracle(world))
+    foresight = Index(partial(world.foresight, believe=believe))
+    policies: tuple[Policy, Policy] = (foresight, Oracle(world))
     far, near = (roll(world, p, users, Seed(seed)).reward.sum(0) for p in policies)
     return far - near
 
@@ -124,7 +108,7 @@ def test_common_random_numbers_pair_close_policies() -> None:
     world = Feed(FeedSpec(items=200, popularity_feedback=0.0))
 
     def run(price: float, seed: int) -> Tensor:
-        return roll(world, FarSighted(world, price=price), 500, Seed(seed)).reward.sum(0)
+        return roll(world, Index(partial(world.foresight, price=price)), 500, Seed(seed)).reward.sum(0)
 
     one, other, unpaired = run(0.5, 1), run(0.55, 1), run(0.55, 2)
     paired_variance, unpaired_variance = (other - one).var(), (unpaired - one).var()

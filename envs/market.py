@@ -1,18 +1,36 @@
-"""Popularity that feeds on itself: exposure → clicks → popularity → clicks.
+"""The market: what users who share a world do to its items.
 
-Popularity is a share of attention with mean 1 over the catalogue: 3 means three times the average item.
+Popularity feeds on itself: exposure → clicks → popularity → clicks. It is a share of attention with mean 1
+over the catalogue: 3 means three times the average item.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+from simlab.seeds import Seed
 
 
 @dataclass(frozen=True)
-class Popularity:
-    """The market's memory of what was clicked.
+class MarketState:
+    """What changes in a market.
+
+    Attributes:
+        popularity: of each item, mean 1.
+        time: steps since the market began.
+        available: which items may be shown, if that changes; None is all of them, always.
+    """
+
+    popularity: Float[Tensor, " item"]
+    time: Int[Tensor, ""]
+    available: Bool[Tensor, " item"] | None = None
+
+
+@dataclass(frozen=True)
+class Market:
+    """How a market remembers what was clicked.
 
     After each step, with c_i the market's clicks on item i, n items and m clicks from outside,
 
@@ -30,10 +48,14 @@ class Popularity:
     """
 
     start: Float[Tensor, " item"]
-    feedback: bool
-    keep: float
-    outside: float
+    feedback: bool = False
+    keep: float = 1.0
+    outside: float = 0.0
     floor: float = 0.05
+
+    def begin(self, first_user: int, seed: Seed) -> MarketState:
+        """Return a fresh market; its luck is that of its first user."""
+        return MarketState(self.start, torch.zeros((), dtype=torch.long, device=self.start.device))
 
     def appeal(self, popularity: Float[Tensor, " item"]) -> Float[Tensor, " item"]:
         """Return log((p + floor) / (1 + floor)): 0 for an average item."""
@@ -41,16 +63,24 @@ class Popularity:
 
     def update(
         self,
-        popularity: Float[Tensor, " item"],
+        state: MarketState,
         slate: Int[Tensor, "user slot"],
         click: Float[Tensor, "user slot"],
-    ) -> Float[Tensor, " item"]:
-        """Return the popularity after one step of the whole market.
+        active: Bool[Tensor, " user"],
+    ) -> MarketState:
+        """Return the market after one step of all its users.
 
         Clicks are counted in whole numbers, so the sum does not depend on its order.
+
+        Args:
+            state: the market before the step.
+            slate: what each user was shown.
+            click: what was clicked.
+            active: the users who were there.
         """
         if not self.feedback:
-            return popularity
+            return state
+        popularity = state.popularity
         n = popularity.shape[0]
         count = torch.zeros(n + 1, dtype=click.dtype, device=click.device)  # one more for the blank item
         count.scatter_add_(0, slate.reshape(-1), click.reshape(-1))
@@ -58,4 +88,4 @@ class Popularity:
         total = count.sum() + self.outside
         fresh = (count * n + self.outside * self.start) / total.clamp(min=1e-12)
         fresh = torch.where(total > 0, fresh, popularity)
-        return torch.lerp(fresh, popularity, self.keep)
+        return replace(state, popularity=torch.lerp(fresh, popularity, self.keep), time=state.time + 1)
