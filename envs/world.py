@@ -204,13 +204,14 @@ class SlateWorld(ABC, Generic[Users]):
 
         Args:
             state: where the shard is.
-            slate: item ids, top first, without repeats; `blank` leaves a slot empty. It is taken as it is:
-                the faces for Gymnasium check theirs (`envs.faces`).
+            slate: item ids, top first, without repeats; `blank` leaves a slot empty, and so does an item that
+                the market does not have now. Ids are taken as they are: the faces for Gymnasium check theirs.
             seed: the run's seed. The same seed, user and step give the same luck, whatever was shown.
         """
         asked = self.clicks.draws(self.slots)
         luck = seed.at(state.user, state.step).uniform("step", self.draws + asked)
         mine, theirs = luck[:, : self.draws], luck[:, self.draws :]
+        slate = self._open(state, slate)
         attraction = self.respond(state.users, state.market, slate)
         click = self.clicks.sample(attraction, theirs).mul_(state.active.unsqueeze(1))
         if self.clicks.speaks_unasked:
@@ -257,6 +258,13 @@ class SlateWorld(ABC, Generic[Users]):
         """Return the context with the whole state in it, for oracles."""
         seen = self.observe(state)
         return Privileged(**{f.name: getattr(seen, f.name) for f in fields(seen)}, state=state)
+
+    def _open(self, state: State[Users], slate: Int[Tensor, "user slot"]) -> Int[Tensor, "user slot"]:
+        """Leave a slot empty whose item is not there (not born yet, dead, withdrawn)."""
+        here = state.market.available
+        if here is None:
+            return slate
+        return torch.where(torch.nn.functional.pad(here, (0, 1))[slate], slate, self.blank)
 
     def _draw(
         self, user: Int[Tensor, " user"], step: Int[Tensor, " user"], seed: Seed
@@ -335,12 +343,14 @@ class SlateWorld(ABC, Generic[Users]):
 
     def expected(self, state: State[Users], slate: Int[Tensor, "user slot"]) -> Float[Tensor, "user slot"]:
         """Return the exact click probability of each slot."""
+        slate = self._open(state, slate)
         chance = self.clicks.probs(self.respond(state.users, state.market, slate))
         chance = chance * state.active.unsqueeze(1)
         return chance * (slate != self.blank) if self.clicks.speaks_unasked else chance
 
     def expected_reward(self, state: State[Users], slate: Int[Tensor, "user slot"]) -> Float[Tensor, " user"]:
         """Return the exact expected reward of showing the slate now: the one-step value."""
+        slate = self._open(state, slate)
         chance, value = self.expected(state, slate), self.value(state.users, slate)
         total = chance.sum(1) if value is None else (chance * value).sum(1)
         extra = self.unasked(state.users)

@@ -10,73 +10,12 @@ from torch import Tensor
 
 from envs.clicks.contract import ClickModel
 from envs.clicks.position_based import PositionBased
-from envs.market import Market, MarketState
-from envs.spec import WorldSpec, setting
+from envs.market import Lifecycle, Market, MarketState, Supply
+from envs.users._feed_spec import FeedSpec
 from envs.world import SlateWorld, State
 from simlab.context import Catalog
-from simlab.errors import BadInput
-from simlab.parts import names, part
+from simlab.parts import part
 from simlab.seeds import Seed
-
-
-@dataclass(frozen=True)
-class FeedSpec(WorldSpec):
-    """Settings of the feed, besides those of every world. Each effect is a switch: 0 (or None) turns it off.
-
-    Attributes:
-        topics: dimensions of taste.
-        slope: how sharply attraction reacts to taste, in logits per unit of affinity (0 … 1).
-        base: logit of an item without any match.
-        quality: logits per standard deviation of item quality.
-        click_model: name of the click model; one other than position_based has its typical parameters.
-        position_bias: η of the examination 1/k^η of slot k = 1, 2, …, for position_based.
-        examination: P(examined) of each slot, instead of 1/k^η.
-        conformity: logits per unit of log popularity: how much people like what others like.
-        popularity_spread: standard deviation of the initial log popularity; 0 is a cold market.
-        popularity_feedback: share of popularity that is replaced by fresh clicks at each step, 0 … 1.
-        outside: clicks per step from outside the market, which follow the initial popularity.
-        drift: how far taste moves toward a clicked item, per click.
-        boredom: share of the taste for a topic that is lost while the user is bored of it, 0 … 1.
-        boredom_limit: recent consumption of a topic, in clicks on items of pure topic, that bores.
-        boredom_memory: share of recent consumption that is remembered after a step, 0 … 1.
-        boredom_recovery: share of boredom that survives a step, 0 … 1.
-        churn: probability of leaving the session after a step without a click; a quarter of it after a
-            step with clicks.
-        comeback: probability that a user who left with average satisfaction returns for a next session.
-        gap: mean days away between sessions; consumption and boredom halve each day.
-        profile_noise: noise of the profile that a recommender sees of the initial taste; None hides it.
-    """
-
-    items: int = setting(1000, 1)
-    slots: int = setting(10, 1)
-    topics: int = setting(16, 1)
-    horizon: int = setting(50, 1)
-    slope: float = setting(6.0)
-    base: float = setting(-4.0)
-    quality: float = setting(0.5)
-    click_model: str = setting("position_based", among=tuple(names("click model")))
-    position_bias: float = setting(1.0, 0)
-    examination: tuple[float, ...] | None = setting(None, 0, 1)
-    conformity: float = setting(0.3)
-    popularity_spread: float = setting(1.0, 0)
-    popularity_feedback: float = setting(0.02, 0, 1)
-    outside: float = setting(10.0, 0)
-    drift: float = setting(0.05, 0)
-    boredom: float = setting(1.0, 0, 1)
-    boredom_limit: float = setting(2.5, 0)
-    boredom_memory: float = setting(0.8, 0, 1)
-    boredom_recovery: float = setting(0.9, 0, 1)
-    churn: float = setting(0.08, 0, 1)
-    comeback: float = setting(0.5, 0, 1)
-    gap: float = setting(3.0, 0)
-    profile_noise: float | None = setting(0.3, 0)
-
-    def check(self) -> None:
-        """Refuse an examination of another length, or with a click model that has none of its own."""
-        if self.examination is not None and len(self.examination) != self.slots:
-            raise BadInput(f"examination has {len(self.examination)} values for {self.slots} slots")
-        if self.examination is not None and self.click_model != "position_based":
-            raise BadInput(f"examination goes with click_model=position_based, not with {self.click_model}")
 
 
 @dataclass(frozen=True)
@@ -91,6 +30,7 @@ class FeedUsers:
         satisfaction: moving average of clicks per step.
         session: how many times the user came back.
         gap: days away before this session.
+        patience: what is left of the session's budget.
     """
 
     taste: Float[Tensor, "user topic"]
@@ -100,6 +40,14 @@ class FeedUsers:
     satisfaction: Float[Tensor, " user"]
     session: Float[Tensor, " user"]
     gap: Float[Tensor, " user"]
+    patience: Float[Tensor, " user"]
+
+
+STILL = {"drift": 0.0, "boredom": 0.0, "churn": 0.0, "popularity_feedback": 0.0, "conformity": 0.0}
+"""Every effect off but the position bias."""
+
+COLD = {"popularity_spread": 0.0}
+"""All items start equally popular."""
 
 
 class Feed(SlateWorld[FeedUsers]):
@@ -130,6 +78,24 @@ class Feed(SlateWorld[FeedUsers]):
       and comes back with probability σ(logit(comeback) + satisfaction - 1), after a geometric number of days
       with mean `gap`, during which z and b halve each day
 
+    * budget: a session costs 1 patience a slate, a click gives `refund` back, and the user leaves the session
+      when patience is used up
+    * lifecycle and providers (`envs.market`): items not born yet, dead or withdrawn are no candidates
+
+    ## Ids
+    Each shows one effect; `Feed-v0` has drift, boredom, churn, conformity and popularity feedback at once.
+
+    | id | what is on, besides taste, quality and position bias |
+    |---|---|
+    | Static-v0 | nothing |
+    | Drift-v0 | drift |
+    | Boredom-v0 | boredom |
+    | Return-v0 | sessions with a budget of patience; satisfied users come back |
+    | Conformity-v0 | conformity and popularity feedback, in a cold market: herding |
+    | PopularityLoop-v0 | popularity feedback alone, in a cold market: it moves what is shown, not liked |
+    | ColdStart-v0 | births without any popularity, deaths, conformity and feedback |
+    | Providers-v0 | 10 providers who leave when they are shown too little, and popularity feedback |
+
     ## Episode end
     `terminated` when a user leaves and does not come back; `truncated` at the horizon.
 
@@ -141,7 +107,19 @@ class Feed(SlateWorld[FeedUsers]):
         device: where everything lives.
     """
 
-    ids: ClassVar[dict[str, dict[str, Any]]] = {"simlab/Feed-v0": {}}
+    ids: ClassVar[dict[str, dict[str, Any]]] = {
+        "simlab/Static-v0": STILL,
+        "simlab/Drift-v0": STILL | {"drift": 0.05},
+        "simlab/Boredom-v0": STILL | {"boredom": 1.0},
+        "simlab/Return-v0": STILL | {"budget": 6.0, "horizon": 100},
+        "simlab/Conformity-v0": STILL | {"conformity": 1.0, "popularity_feedback": 0.05, **COLD},
+        "simlab/PopularityLoop-v0": STILL | {"popularity_feedback": 0.02, **COLD},
+        "simlab/ColdStart-v0": STILL
+        | {"popularity_feedback": 0.05, "conformity": 0.3, "unborn": 0.3, "lifetime": 100.0},
+        "simlab/Providers-v0": STILL
+        | {"popularity_feedback": 0.05, "providers": 10, "provider_patience": 0.2},
+        "simlab/Feed-v0": {},
+    }
     Spec: ClassVar[type[FeedSpec]] = FeedSpec
 
     def build(self) -> None:
@@ -164,11 +142,30 @@ class Feed(SlateWorld[FeedUsers]):
         )
         self.clicks = self._click_model().to(self.device)
         self.market = Market(
-            start.to(self.device), spec.popularity_feedback > 0, 1 - spec.popularity_feedback, spec.outside
+            start.to(self.device),
+            feedback=spec.popularity_feedback > 0,
+            keep=1 - spec.popularity_feedback,
+            outside=spec.outside,
+            impression=spec.impression,
+            lifecycle=self._lifecycle(),
+            supply=self._supply(item.to(self.device)),
+            slots=spec.slots,
         )
         self._worth = spec.base + spec.quality * self.quality
         # One row more for the blank item: no topic, and a logit that no taste can lift.
         self._rows = torch.cat([self.topics, torch.zeros(1, spec.topics, device=self.device)])
+
+    def _lifecycle(self) -> Lifecycle | None:
+        spec = self.spec
+        if not (spec.late or spec.lifetime):
+            return None
+        return Lifecycle(spec.late, max(spec.horizon - 1, 1), spec.lifetime)
+
+    def _supply(self, item: Int[Tensor, " item"]) -> Supply | None:
+        spec = self.spec
+        if not spec.providers:
+            return None
+        return Supply.of(item % spec.providers, spec.provider_memory, spec.provider_patience)
 
     def _click_model(self) -> ClickModel:
         spec = self.spec
@@ -191,7 +188,7 @@ class Feed(SlateWorld[FeedUsers]):
             profile = taste + spec.profile_noise * _normal(luck.uniform("profile", spec.topics))
         zero = torch.zeros(len(user), device=user.device)
         none = torch.zeros_like(taste)
-        return FeedUsers(taste, profile, none, none, torch.ones_like(zero), zero, zero)
+        return FeedUsers(taste, profile, none, none, torch.ones_like(zero), zero, zero, zero + spec.budget)
 
     def _wish(self, users: FeedUsers) -> Float[Tensor, "user topic"]:
         """Return slope · u∘(1 - boredom · b)."""
@@ -266,33 +263,41 @@ class Feed(SlateWorld[FeedUsers]):
                 boredom = (boredom * spec.boredom_recovery).masked_fill_(consumed > spec.boredom_limit, 1.0)
         clicks = click.sum(1)
         satisfaction = torch.lerp(clicks, users.satisfaction, 0.8)
-        if not spec.churn:
+        patience = users.patience
+        if not (spec.churn or spec.budget):
             gone = torch.zeros(len(clicks), dtype=torch.bool, device=clicks.device)
-            return (
-                FeedUsers(taste, users.profile, consumed, boredom, satisfaction, users.session, users.gap),
-                gone,
-            )
-        leaves = luck[:, 0] < torch.where(clicks > 0, spec.churn / 4, spec.churn)
-        comeback = math.log(spec.comeback / (1 - spec.comeback)) if 0 < spec.comeback < 1 else None
-        if comeback is None:
-            returns = leaves & bool(spec.comeback)
+            session, gap = users.session, users.gap
         else:
-            returns = leaves & (luck[:, 1] < (satisfaction + (comeback - 1)).sigmoid_())
-        if spec.gap:
-            # Days away are geometric with mean `gap` and at least one where the mean allows it.
-            stay = 1 - 1 / max(spec.gap, 1.0)
-            days = (luck[:, 2].log() / math.log(stay)).ceil_() if stay > 0 else torch.ones_like(clicks)
-            days = days * returns
-            if spec.boredom:
-                rested = torch.exp2(-days).unsqueeze(1)
-                consumed, boredom = consumed * rested, boredom * rested
-            gap = torch.where(returns, days, users.gap)
-        else:
-            gap = users.gap
-        return (
-            FeedUsers(taste, users.profile, consumed, boredom, satisfaction, users.session + returns, gap),
-            leaves & ~returns,
-        )
+            leaves = luck[:, 0] < torch.where(clicks > 0, spec.churn / 4, spec.churn)
+            if spec.budget:
+                patience = torch.add(patience - 1, clicks, alpha=spec.refund)
+                leaves = leaves | (patience <= 0)
+            returns = leaves & self._returns(satisfaction, luck[:, 1])
+            session, gap, gone = users.session + returns, users.gap, leaves & ~returns
+            if spec.budget:
+                patience = torch.where(returns, spec.budget, patience)
+            if spec.gap:
+                days = self._days(luck[:, 2]) * returns
+                if spec.boredom:
+                    rested = torch.exp2(-days).unsqueeze(1)
+                    consumed, boredom = consumed * rested, boredom * rested
+                gap = torch.where(returns, days, gap)
+        after = FeedUsers(taste, users.profile, consumed, boredom, satisfaction, session, gap, patience)
+        return after, gone
+
+    def _returns(
+        self, satisfaction: Float[Tensor, " user"], luck: Float[Tensor, " user"]
+    ) -> Bool[Tensor, " user"]:
+        """Tell who would come back, with probability σ(logit(comeback) + satisfaction - 1)."""
+        chance = self.spec.comeback
+        if not 0 < chance < 1:
+            return torch.full_like(luck, bool(chance), dtype=torch.bool)
+        return luck < (satisfaction + (math.log(chance / (1 - chance)) - 1)).sigmoid_()
+
+    def _days(self, luck: Float[Tensor, " user"]) -> Float[Tensor, " user"]:
+        """Return days away: geometric with mean `gap`, and at least one."""
+        stay = 1 - 1 / max(self.spec.gap, 1.0)
+        return (luck.log() / math.log(stay)).ceil_() if stay > 0 else torch.ones_like(luck)
 
     def observe_users(self, state: State[FeedUsers]) -> Float[Tensor, "user feat"]:
         """Return profile, share of the time limit used, sessions so far, log of days away."""

@@ -91,6 +91,8 @@ def check_position_bias_is_the_truth(world: World) -> None:
     alone = torch.full_like(slate, world.blank)
     alone[:, 0] = slate[:, 0]
     relevance = world.relevance(state).gather(1, slate)
+    if state.market.available is not None:
+        relevance = relevance * state.market.available[slate]
     if has_position_bias(world) and not world.clicks.speaks_unasked:
         torch.testing.assert_close(world.expected(state, slate), relevance * world.examination())
     else:  # shown alone, an examined item is clicked by its attraction
