@@ -23,7 +23,7 @@ class Trajectories:
         user: id of each user.
         slate: item ids shown.
         click: what was clicked.
-        reward: clicks per step.
+        reward: what each step was worth, in the world's unit.
         active: whether the user was there; elsewhere nothing was shown and all is zero.
         terminated: the user left for good after this step.
         truncated: the user's time was up after this step.
@@ -104,7 +104,7 @@ def roll(
         n: users of the shard.
         seed: of the users and of all luck.
         first_user: id of the first user.
-        steps: how many steps; the world's horizon by default.
+        steps: how many steps at most, the world's horizon by default; it ends when nobody is left.
         propensities: keep the probability of each slate, which makes a valid log.
         slot_propensities: keep the probability of each item at its slot too: dear for many candidates.
         tick: called after each step, for a progress bar.
@@ -114,7 +114,9 @@ def roll(
     state = world.reset(n, world_seed, first_user)
     first = state.popularity
     kept: dict[str, list[Tensor]] = {}
-    for _ in range(steps):
+    for t in range(steps):
+        if t and not bool(state.active.any()):
+            break
         context = world.privileged(state) if getattr(policy, "privileged", False) else world.observe(state)
         chosen = policy.distribution(context, world.slots)
         columns = chosen.sample(policy_seed.at(state.user, state.step))

@@ -71,7 +71,7 @@ class FeedSpec(WorldSpec):
     provider_patience: float = setting(0.0, 0)
     churn: float = setting(0.08, 0, 1)
     budget: float = setting(0.0, 0)
-    refund: float = setting(0.5, 0)
+    refund: float = setting(0.25, 0)
     comeback: float = setting(0.5, 0, 1)
     gap: float = setting(3.0, 0)
     profile_noise: float | None = setting(0.3, 0)

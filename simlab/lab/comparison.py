@@ -126,7 +126,9 @@ def _frames(tables: "Sequence[pa.Table]") -> tuple[pd.DataFrame, pd.DataFrame, p
                 }
             )
         )
-    return pd.concat(users, ignore_index=True), pd.DataFrame(markets), pd.concat(steps, ignore_index=True)
+    each = pd.concat(steps, ignore_index=True)
+    last = each.loc[each["active"] > 0, "step"].max()  # a time limit may lie far behind the last user
+    return pd.concat(users, ignore_index=True), pd.DataFrame(markets), each[each["step"] <= last]
 
 
 def _curves(steps: pd.DataFrame, names: Sequence[str], confidence: float) -> pd.DataFrame:

@@ -90,6 +90,7 @@ def work(plan: Plan, job: Job, name: str, policy: "Policy") -> "pa.Table":
     import pyarrow as pa
     import pyarrow.parquet as pq
     import torch
+    from torch.nn.functional import pad
 
     from envs.rollout import roll
     from simlab.seeds import Seed
@@ -115,8 +116,8 @@ def work(plan: Plan, job: Job, name: str, policy: "Policy") -> "pa.Table":
         "shown": shown.sum(0),
         "steps": there.sum(0),
         "stayed": ~seen.terminated.any(0),
-        "step_reward": seen.reward.double().sum(1),
-        "step_active": there.sum(1),
+        "step_reward": pad(seen.reward.double().sum(1), (0, plan.steps - len(there))),
+        "step_active": pad(there.sum(1), (0, plan.steps - len(there))),
         "exposure": torch.bincount(exposed, minlength=n_items),
         "popularity_first": seen.popularity_first.double(),
         "popularity_last": seen.popularity_last.double(),

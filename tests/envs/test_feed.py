@@ -21,15 +21,26 @@ def some_slates(world: Feed, users: int, seed: int) -> torch.Tensor:
     return torch.rand(users, world.catalog.n_items, generator=g).topk(world.slots, 1).indices
 
 
-def test_equals_the_slow_twin_step_by_step() -> None:
-    world, seed, n = Feed(replace(SMALL, base=-1.0)), Seed(7), 20
+TWINS: dict[str, dict[str, Any]] = {
+    "churn": {},
+    "budget": {"churn": 0.0, "budget": 3.0, "refund": 0.5},
+    "births and deaths": {"unborn": 0.5, "lifetime": 12.0, "impression": 0.1},
+    "providers": {"providers": 4, "provider_patience": 0.93, "provider_memory": 0.6},
+}
+
+
+@pytest.mark.parametrize("case", TWINS)
+def test_equals_the_slow_twin_step_by_step(case: str) -> None:
+    world, seed, n = Feed(replace(SMALL, base=-1.0, **TWINS[case])), Seed(7), 20
     state = world.reset(n, seed)
+    market = {k: v.tolist() for k, v in vars(state.market).items() if v is not None}
     twin = TwinMarket(
         world,
-        [TwinUser(u.tolist(), [0.0] * 4, [0.0] * 4) for u in state.users.taste],
+        [TwinUser(u.tolist(), [0.0] * 4, [0.0] * 4, patience=world.spec.budget) for u in state.users.taste],
         state.popularity.tolist(),
+        *(market.get(k, []) for k in ("enters", "leaves", "standing", "present")),
     )
-    seen = 0.0
+    seen, came_or_went, before = 0.0, 0, state.market.available
     for t in range(world.horizon):
         slate = some_slates(world, n, t)
         slate[0, 1] = world.blank
@@ -48,9 +59,16 @@ def test_equals_the_slow_twin_step_by_step() -> None:
         torch.testing.assert_close(state.users.boredom, torch.tensor([u.boredom for u in twin.users]))
         assert state.users.session.tolist() == [u.sessions for u in twin.users]
         assert state.users.gap.tolist() == [u.gap for u in twin.users]
+        torch.testing.assert_close(state.users.patience, torch.tensor([u.patience for u in twin.users]))
+        here = state.market.available
+        if here is not None:
+            assert here.tolist() == [twin.available(i) for i in range(12)]
+            came_or_went += int((here != before).sum())
+            before = here
         seen += float(response.reward.sum())
     assert seen > 20, "too few clicks to compare anything"
     assert sum(u.sessions for u in twin.users) > 3, "nobody came back, so coming back was not compared"
+    assert (came_or_went >= 3) == (case in ("births and deaths", "providers")), came_or_went
     assert any(b > 0 for u in twin.users for b in u.boredom)
 
 

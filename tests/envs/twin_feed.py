@@ -14,6 +14,7 @@ class TwinUser:
     satisfaction: float = 1.0
     sessions: int = 0
     gap: float = 0.0
+    patience: float = 0.0
     active: bool = True
     steps: int = 0
 
@@ -25,11 +26,19 @@ class TwinMarket:
     world: Feed
     users: list[TwinUser]
     popularity: list[float]
-    log: list[tuple[list[float], float]] = field(default_factory=list)
+    enters: list[int] = field(default_factory=list)
+    leaves: list[int] = field(default_factory=list)
+    standing: list[float] = field(default_factory=list)
+    present: list[bool] = field(default_factory=list)
+    time: int = 0
+
+    def available(self, item: int) -> bool:
+        born = not self.enters or self.enters[item] <= self.time < self.leaves[item]
+        return born and (not self.present or self.present[item % len(self.present)])
 
     def attraction(self, user: TwinUser, item: int) -> float:
         spec, world = self.world.spec, self.world
-        if item == world.blank:
+        if item == world.blank or not self.available(item):
             return 0.0
         e = world.topics[item].tolist()
         match = sum(
@@ -45,6 +54,7 @@ class TwinMarket:
         spec, world = self.world.spec, self.world
         theta = world.examination().tolist()
         items = world.catalog.n_items
+        was_there = [user.active for user in self.users]
         clicks: list[list[int]] = []
         for user, slate, draw in zip(self.users, slates, luck, strict=True):
             row = [
@@ -68,27 +78,43 @@ class TwinMarket:
             got = sum(row)
             user.satisfaction = 0.8 * user.satisfaction + 0.2 * got
             leaves = draw[0] < (spec.churn / 4 if got else spec.churn)
+            if spec.budget:
+                user.patience += spec.refund * got - 1
+                leaves = leaves or user.patience <= 0
             odds = math.log(spec.comeback / (1 - spec.comeback)) + user.satisfaction - 1
             returns = leaves and draw[1] < 1 / (1 + math.exp(-odds))
             if returns:
                 days = math.ceil(math.log(draw[2]) / math.log(1 - 1 / spec.gap))
                 user.gap = days
                 user.sessions += 1
+                user.patience = spec.budget
                 user.consumed = [z * 2.0**-days for z in user.consumed]
                 user.boredom = [b * 2.0**-days for b in user.boredom]
             user.steps += 1
             if (leaves and not returns) or user.steps >= spec.horizon:
                 user.active = False
-        count = [0.0] * items
-        for slate, row in zip(slates, clicks, strict=True):
+        count, shown = [0.0] * items, [0.0] * items
+        for slate, row, there in zip(slates, clicks, was_there, strict=True):
             for item, c in zip(slate, row, strict=True):
-                if item != world.blank:
+                if item != world.blank and self.available(item):
                     count[item] += c
-        total = sum(count) + spec.outside
+                    shown[item] += there
+        weighed = [c + spec.impression * x for c, x in zip(count, shown, strict=True)]
+        total = sum(weighed) + spec.outside
         start = world.market.start.tolist()
         keep = world.market.keep
         self.popularity = [
             keep * p + (1 - keep) * (items * c + spec.outside * s) / total
-            for p, c, s in zip(self.popularity, count, start, strict=True)
+            for p, c, s in zip(self.popularity, weighed, start, strict=True)
         ]
+        for g in range(len(self.standing)):
+            mine = range(g, items, len(self.standing))
+            fair = sum(shown[i] for i in mine) / sum(shown) / (len(mine) / items)
+            memory = spec.provider_memory
+            self.standing[g] = memory * self.standing[g] + (1 - memory) * fair
+        self.time += 1
+        staying = [
+            p and v >= spec.provider_patience for p, v in zip(self.present, self.standing, strict=True)
+        ]
+        self.present = staying
         return clicks
