@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from envs.market import MarketState
 from envs.world import SlateWorld
 from simlab.log import Log
 from simlab.policy import Policy
@@ -32,6 +33,7 @@ class Trajectories:
         slot_propensity: probability of each item at its slot, if asked for.
         popularity_first: popularity at the start.
         popularity_last: popularity at the end.
+        market: the market at the end: who and what is still there.
         policy: the policy's name.
     """
 
@@ -47,6 +49,7 @@ class Trajectories:
     slot_propensity: Float[Tensor, "step user slot"] | None
     popularity_first: Float[Tensor, " item"]
     popularity_last: Float[Tensor, " item"]
+    market: MarketState
     policy: str
 
     def log(self, world: SlateWorld[Any]) -> Log:
@@ -145,6 +148,7 @@ def roll(
         slot_propensity=done.pop("slot_propensity", None),
         popularity_first=first,
         popularity_last=state.popularity,
+        market=state.market,
         policy=policy.name,
         **done,
     )

@@ -10,7 +10,7 @@ import torch
 from sklearn.metrics import ndcg_score, roc_auc_score
 
 from simlab.errors import BadInput
-from simlab.metrics.exposure import coverage, drift, exposure, gini
+from simlab.metrics.exposure import coverage, drift, exposure, gini, per_provider
 from simlab.metrics.ranking import auc, ndcg
 
 CASES = Path(__file__).parents[1] / "../shared/cases/rank/metrics"
@@ -114,3 +114,14 @@ def test_auc_is_scikit_learns() -> None:
     assert auc(torch.tensor([1.0, 1.0]), torch.tensor([False, True])) == 0.5
     with pytest.raises(BadInput, match="both classes"):
         auc(scores, torch.ones(500, dtype=torch.bool))
+
+
+def test_exposure_per_provider_is_in_fair_shares() -> None:
+    """Provider 0 has one item of four and 6 of 12 impressions: twice its share."""
+    shown = torch.tensor([6.0, 1.0, 2.0, 3.0], dtype=torch.float64)
+    got = per_provider(shown, torch.tensor([0, 1, 1, 1]))
+    torch.testing.assert_close(got, torch.tensor([2.0, 0.5 / 0.75], dtype=torch.float64))
+    with pytest.raises(BadInput, match="provider 1 has no items"):
+        per_provider(shown, torch.tensor([0, 0, 2, 2]))
+    with pytest.raises(BadInput, match="no item was shown"):
+        per_provider(torch.zeros(2), torch.tensor([0, 1]))

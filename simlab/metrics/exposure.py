@@ -32,6 +32,25 @@ def gini(amount: Float[Tensor, " item"]) -> float:
     return float(((2 * rank - n - 1) * x).sum()) / (n * total)
 
 
+def per_provider(shown: Float[Tensor, " item"], provider: Int[Tensor, " item"]) -> Float[Tensor, " provider"]:
+    """Return each provider's exposure in fair shares: its share of the impressions over that of the items.
+
+    Args:
+        shown: how often each item was shown.
+        provider: who supplies each item, 0 … G - 1; every provider has an item.
+
+    Raises:
+        BadInput: if nothing was shown, or a provider has no item.
+    """
+    items = torch.bincount(provider).double()
+    if bool((items == 0).any()):
+        raise BadInput(f"provider {int((items == 0).nonzero()[0])} has no items, so it has no fair share")
+    if float(shown.sum()) <= 0:
+        raise BadInput("exposure per provider of nothing is not defined: no item was shown")
+    mine = torch.zeros_like(items).scatter_add_(0, provider, shown.double())
+    return (mine / mine.sum()) / (items / items.sum())
+
+
 def coverage(shown: Float[Tensor, " item"]) -> float:
     """Return the share of the catalogue that was shown at least once."""
     return float((shown > 0).double().mean())
