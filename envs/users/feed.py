@@ -43,6 +43,8 @@ class FeedUsers:
     patience: Float[Tensor, " user"]
 
 
+__all__ = ["PART", "Feed", "FeedSpec", "FeedUsers"]
+
 STILL = {"drift": 0.0, "boredom": 0.0, "churn": 0.0, "popularity_feedback": 0.0, "conformity": 0.0}
 """Every effect off but the position bias."""
 

@@ -63,7 +63,8 @@ def test_equals_the_slow_twin_step_by_step(case: str) -> None:
         here = state.market.available
         if here is not None:
             assert here.tolist() == [twin.available(i) for i in range(12)]
-            came_or_went += int((here != before).sum())
+            assert before is not None
+            came_or_went += int((here ^ before).sum())
             before = here
         seen += float(response.reward.sum())
     assert seen > 20, "too few clicks to compare anything"

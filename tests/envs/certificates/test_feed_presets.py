@@ -84,10 +84,12 @@ def test_satisfied_users_stay_and_come_back(budget: float, there: bool) -> None:
 
 
 def test_conformity_makes_hits_unequal_and_unpredictable() -> None:
-    """Six markets of the same items, shown in proportion to popularity (as in Salganik, Dodds and Watts 2006).
+    """Six markets of the same items, shown in proportion to popularity, as in the Music Lab.
 
-    With conformity and feedback the Gini of clicks rises by at least 0.1, and two markets disagree about who
-    the hits are (half the mean absolute difference of click shares) by at least 0.04 more.
+    Source: Salganik, Dodds and Watts (2006), "Experimental study of inequality and unpredictability".
+
+    With conformity and feedback the Gini of clicks rises by at least 0.1, and two markets disagree about
+    who the hits are (half the mean absolute difference of click shares) by at least 0.04 more.
     Without feedback conformity finds nothing to follow: the clicks are then those of no conformity.
     """
 
@@ -175,5 +177,6 @@ def test_providers_whose_items_are_not_shown_leave(patience: float, there: bool)
         share = per_provider(shown(greedy, 1000), provider)
         if there:  # those who left were shown less than those who stayed
             assert float(share[~greedy.market.present].max()) < float(share[greedy.market.present].max())
-            assert bool((greedy.market.available == greedy.market.present[provider]).all())
+            assert greedy.market.available is not None
+            assert torch.equal(greedy.market.available, greedy.market.present[provider])
         assert float(per_provider(shown(even, 1000), provider).min()) > 0.9
