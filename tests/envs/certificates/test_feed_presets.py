@@ -93,7 +93,7 @@ def test_conformity_makes_hits_unequal_and_unpredictable() -> None:
     Without feedback conformity finds nothing to follow: the clicks are then those of no conformity.
     """
 
-    def markets(**off: float) -> tuple[list[float], list[float], Tensor]:
+    def markets(**off: Any) -> tuple[list[float], list[float], Tensor]:
         world = make_world("Conformity-v0", items=200, **off)
         clicks = []
         for seed in range(6):
