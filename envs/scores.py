@@ -1,8 +1,8 @@
 """The normalised score of a policy in a world: random = 0, the far-sighted oracle = 1.
 
 Returns of different worlds cannot be compared (clicks, minutes, purchases); their scores can. The oracle of
-each world is its own `foresight`, whose docstring says how it was found; where it is a heuristic, a policy may
-score above 1.
+each world is its own `foresight`, whose docstring says how it was found; where that is a heuristic, a policy
+may score above 1.
 """
 
 from collections.abc import Callable, Sequence
@@ -58,12 +58,13 @@ def normalised_scores(
 ) -> list[NormalisedScore]:
     """Score policies on the same users under the same luck as the random policy and the oracle.
 
-    The standard error is that of a ratio of means, by its influence (D_i - S·O_i) / mean(O), where D_i is what
-    user i returns more than under the random policy, and O_i the same of the oracle.
+    The standard error is that of a ratio of means, by its influence (D_i - S·O_i) / mean(O), where D_i is
+    what user i returns more than under the random policy, and O_i the same of the oracle.
 
     >>> from envs.registry import make_world
     >>> world = make_world("Static-v0", items=50, slots=5)
-    >>> [s.value for s in normalised_scores(world, [Random(), FarSighted(world)], Seed(0), users=50, shard=50)]
+    >>> both = normalised_scores(world, [Random(), FarSighted(world)], Seed(0), users=50, shard=50)
+    >>> [s.value for s in both]
     [0.0, 1.0]
 
     Args:
@@ -75,8 +76,8 @@ def normalised_scores(
         tick: called after each step of each shard, for a progress bar.
 
     Raises:
-        BadInput: for users that are no multiple of the shard, and for a world in which the oracle earns no more
-            than the random policy.
+        BadInput: for users that are no multiple of the shard, and for a world in which the oracle earns no
+            more than the random policy.
     """
     if users < 1 or shard < 1 or users % shard:
         raise BadInput(f"users is {users}, but it is a multiple of the shard, {shard}")
