@@ -156,6 +156,16 @@ class SlateWorld(ABC, Generic[Users]):
         value = self.value(users, slate)
         return click.sum(1) if value is None else (click * value).sum(1)
 
+    def luck(
+        self, state: State[Users], slate: Int[Tensor, "user slot"], seed: Seed
+    ) -> tuple[Float[Tensor, "user draw"], Float[Tensor, "user click_draw"]]:
+        """Return the uniforms of `evolve` and `reward`, and those of the click model.
+
+        A world whose clicks hang on the luck of the item, and not of the slot, overrides this.
+        """
+        luck = seed.at(state.user, state.step).uniform("step", self.draws + self.clicks.draws(self.slots))
+        return luck[:, : self.draws], luck[:, self.draws :]
+
     def unasked(self, users: Users) -> Float[Tensor, " user"] | None:
         """Return the mean reward that comes without any slate; None is nothing."""
         return None
@@ -208,10 +218,8 @@ class SlateWorld(ABC, Generic[Users]):
                 the market does not have now. Ids are taken as they are: the faces for Gymnasium check theirs.
             seed: the run's seed. The same seed, user and step give the same luck, whatever was shown.
         """
-        asked = self.clicks.draws(self.slots)
-        luck = seed.at(state.user, state.step).uniform("step", self.draws + asked)
-        mine, theirs = luck[:, : self.draws], luck[:, self.draws :]
         slate = self._open(state, slate)
+        mine, theirs = self.luck(state, slate, seed)
         attraction = self.respond(state.users, state.market, slate)
         click = self.clicks.sample(attraction, theirs).mul_(state.active.unsqueeze(1))
         if self.clicks.speaks_unasked:
