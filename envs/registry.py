@@ -40,14 +40,19 @@ def find(name: str) -> str:
     >>> find("feed"), find("Feed-v0")
     ('simlab/Feed-v0', 'simlab/Feed-v0')
     """
-    for key in (name, PREFIX + name):
+    for key in (name, f"{PREFIX}{name}"):
         if key in ids():
             return key
     file = name.replace("-", "_")
     if file in _kinds():
         return list(_kinds()[file].ids)[-1]
-    known = [*(i.removeprefix(PREFIX) for i in ids()), *(k.replace("_", "-") for k in _kinds())]
-    raise BadInput(f"there is no world named {name}{nearest(name, known)}")
+    raise BadInput(f"there is no world named {name}{nearest(name, known())}")
+
+
+def known() -> list[str]:
+    """Return every name that a world goes by."""
+    short = [key.removeprefix(PREFIX) for key in ids()]
+    return [*ids(), *short, *_kinds(), *(k.replace("_", "-") for k in _kinds())]
 
 
 def make_world(name: str, device: torch.device | str = "cpu", **settings: Any) -> SlateWorld[Any]:

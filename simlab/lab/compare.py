@@ -68,7 +68,9 @@ def compare(
         step = progress_bar(stack, "jobs", len(jobs), len(kept)) if progress else (lambda: None)
         made = do_all(plan, open_jobs, policies, workers=workers, done=step)
     tables = [kept[job] if job in kept else made[job] for job in sorted(jobs)]
-    return merge(tables, names, chosen, confidence, shared=shares_market(world))
+    return merge(
+        tables, names, chosen, confidence, shared=shares_market(world), unit=getattr(world, "unit", "clicks")
+    )
 
 
 def steps_of(world: Any, steps: int | None) -> int:

@@ -23,7 +23,8 @@ def print_table(console: "Console", result: Comparison) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    earnings = ("return", f"vs {result.baseline}", f"{result.confidence:.0%} interval", "CTR")
+    scored = ("score",) if "score" in result.frame else ()
+    earnings = ("return", *scored, f"vs {result.baseline}", f"{result.confidence:.0%} interval", "CTR")
     exposure = ("reward/step", "still there", "coverage", "Gini", "drift")
     rows = result.frame.to_dict("records")
     longest = max(len(str(row["policy"])) for row in rows)
@@ -45,6 +46,7 @@ def _cells(row: Mapping[Hashable, Any], *, base: bool) -> list[str]:
     """Return a row's numbers as text, in the order of the heads."""
     return [
         f"{row['return']:.3f}",
+        *([f"{row['score']:.3f}"] if "score" in row else []),
         "baseline" if base else f"{row['difference']:+.3f}",
         "" if base else _interval(row["difference_lower"], row["difference_upper"]),
         f"{row['ctr']:.1%}",
@@ -107,7 +109,7 @@ def sections(result: Comparison) -> list[Section]:
                     frame["return_lower"].tolist(),
                     frame["return_upper"].tolist(),
                     title="Return of each policy",
-                    axis=f"return per user (sum of rewards), mean and {level} interval",
+                    axis=f"{result.unit} per user, mean and {level} interval",
                     alt=f"Mean return per user of each policy with its {level} interval.",
                 )
             ],
@@ -160,7 +162,8 @@ def _shown(result: Comparison) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "policy": frame["policy"],
-            "return per user": frame["return"].map("{:.4f}".format),
+            f"{result.unit} per user": frame["return"].map("{:.4f}".format),
+            **({"score": frame["score"].map("{:.3f}".format)} if "score" in frame else {}),
             f"{level} interval": [
                 _interval(a, b) for a, b in zip(frame["return_lower"], frame["return_upper"], strict=True)
             ],
@@ -232,9 +235,11 @@ def _reading(result: Comparison) -> str:
         unit = "users of one market move each other's popularity, so a market is one observation"
     if result.frame["return_lower"].isna().any():
         unit += "; there is only one, so there are no intervals: ask for more seeds"
+    score = "A score of 0 is random, 1 the far-sighted oracle. " if "score" in result.frame else ""
     trained = any(str(name).startswith(_TRAINED) for name in result.frame["policy"])
     luck = " A trained policy is one training run: its interval leaves out the luck of training."
     return (
+        f"Return is {result.unit} per user. {score}"
         f"Differences to {result.baseline} are paired by user; intervals are {result.confidence:.0%}, "
         f"and {unit}. Coverage, Gini and drift are means over markets.{luck if trained else ''}"
     )

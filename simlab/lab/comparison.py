@@ -33,6 +33,7 @@ class Comparison:
         baseline: the policy that the others are compared with.
         confidence: level of every interval.
         clustered: whether intervals treat the users of one market as one observation.
+        unit: what a return counts.
     """
 
     frame: pd.DataFrame
@@ -43,10 +44,17 @@ class Comparison:
     baseline: str
     confidence: float
     clustered: bool
+    unit: str = "clicks"
 
 
 def merge(
-    tables: "Sequence[pa.Table]", names: Sequence[str], baseline: str, confidence: float, *, shared: bool
+    tables: "Sequence[pa.Table]",
+    names: Sequence[str],
+    baseline: str,
+    confidence: float,
+    *,
+    shared: bool,
+    unit: str = "clicks",
 ) -> Comparison:
     """Merge finished jobs, which come in the order of their `Job`.
 
@@ -57,6 +65,7 @@ def merge(
         confidence: level of the intervals.
         shared: whether the users of a market move each other (its popularity). They are then no independent
             observations, and the intervals cluster by market.
+        unit: what a return counts.
     """
     users, markets, steps = _frames(tables)
     curves, lorenz = _curves(steps, names, confidence), _lorenz(tables, names)
@@ -91,9 +100,12 @@ def merge(
                 "popularity_drift": own["popularity_drift"].mean(),
             }
         )
-    return Comparison(
-        pd.DataFrame(rows), users, markets, curves, lorenz, baseline, confidence, clustered=shared
-    )
+    frame = pd.DataFrame(rows)
+    if {"random", "far-sighted"} <= set(names):  # the two ends of the normalised score: see `envs.scores`
+        mean = frame.set_index("policy")["return"]
+        floor, span = mean["random"], mean["far-sighted"] - mean["random"]
+        frame.insert(4, "score", (frame["return"] - floor) / span if span > 0 else np.nan)
+    return Comparison(frame, users, markets, curves, lorenz, baseline, confidence, shared, unit)
 
 
 def _frames(tables: "Sequence[pa.Table]") -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:

@@ -2,10 +2,11 @@
 
 import ast
 import importlib.util
+import inspect
 import re
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from simlab.errors import BadInput, nearest
 from simlab.parts import FOLDERS, names
@@ -29,7 +30,7 @@ KINDS = {
 MORE = {
     "policy": {
         "oracle": "the truly most attractive items now; it reads the world's state",
-        "far-sighted": "an oracle that rations what would bore",
+        "far-sighted": "an oracle that thinks of later steps too; each world has its own",
         "learned(RANKER)": "a ranker trained on clicks made in the world; debias=ips corrects position bias",
         "saved:FOLDER": "the best items of a ranker saved in a folder",
     }
@@ -38,22 +39,70 @@ MORE = {
 
 
 def run_list(config: "ListConfig") -> int:
-    """Print tables of parts."""
+    """Print tables of parts, or the page of one world."""
     from rich.console import Console
 
-    word = config.kind.replace("_", "-")
-    if word != "all" and word not in KINDS:
-        raise BadInput(f"there is no kind of part named {config.kind}{nearest(word, [*KINDS, 'all'])}")
     console = Console(highlight=False)
-    for title, kind in KINDS.items():
-        if word in ("all", title):
-            _table(console, title, parts(kind))
-    if word == "worlds":
-        for name in names("world"):
-            _settings(console, name)
-    elif word == "all":
-        console.print("simlab list worlds shows the settings of each world.")
+    word = config.kind.replace("_", "-")
+    if word == "all" or word in KINDS:
+        for title, kind in KINDS.items():
+            if word in ("all", title):
+                _table(console, title, parts(kind))
+        if word == "worlds":
+            _ids(console)
+        console.print("simlab list WORLD, such as simlab list feed, shows a world's page and its settings.")
+        return 0
+    from envs.registry import find, ids, known
+
+    if config.kind not in known():
+        raise BadInput(f"there is nothing named {config.kind}{nearest(word, [*KINDS, 'all', *known()])}")
+    key = find(config.kind)
+    _page(console, key, ids()[key])
     return 0
+
+
+def _ids(console: "Console") -> None:
+    """Print the registered ids of each world, the newest last."""
+    import rich.box
+    from rich.table import Table
+    from rich.text import Text
+
+    from envs.registry import PREFIX, ids
+
+    table = Table(
+        "world",
+        "ids, the newest last",
+        box=rich.box.SIMPLE,
+        title="ids",
+        title_justify="left",
+        pad_edge=False,
+    )
+    for name in names("world"):
+        mine = [key for key, kind in ids().items() if kind.__module__.endswith(f".{name}")]
+        table.add_row(Text(name.replace("_", "-")), Text(", ".join(k.removeprefix(PREFIX) for k in mine)))
+    console.print(table)
+
+
+def _page(console: "Console", key: str, kind: Any) -> None:
+    """Print a world's docstring and its settings, as `--set` takes them, with the values of this id."""
+    import rich.box
+    from rich.markdown import Markdown
+    from rich.table import Table
+    from rich.text import Text
+
+    console.print(Text(key, style="bold"))
+    console.print(Markdown(inspect.cleandoc(kind.__doc__ or "").partition("\nArgs:")[0]))
+    words: dict[str, str] = {}
+    for base in reversed(kind.Spec.__mro__):
+        words |= attribute_docs(base.__doc__ or "")
+    table = Table(
+        "setting", "value", "what it does", box=rich.box.SIMPLE, title_justify="left", pad_edge=False
+    )
+    table.title = f"settings of {key}: --set NAME=VALUE"
+    for f in fields(kind.Spec):
+        value = kind.ids[key].get(f.name, f.default)
+        table.add_row(Text(f.name), Text(str(value)), Text(words.get(f.name, "")))
+    console.print(table)
 
 
 def parts(kind: str) -> dict[str, str]:
@@ -112,25 +161,6 @@ def _table(console: "Console", title: str, found: dict[str, str]) -> None:
         table.add_row(Text(name), Text(words))
     if not found:
         table.add_row(Text("none"), Text(""))
-    console.print(table)
-
-
-def _settings(console: "Console", name: str) -> None:
-    """Print the settings of a world, with their defaults, as `--set` takes them."""
-    import rich.box
-    from rich.table import Table
-    from rich.text import Text
-
-    from simlab.parts import part
-
-    kind = part("world", name).Spec  # type: ignore[attr-defined]
-    words = attribute_docs(kind.__doc__ or "")
-    table = Table(
-        "setting", "default", "what it does", box=rich.box.SIMPLE, title_justify="left", pad_edge=False
-    )
-    table.title = f"--set of world {name.replace('_', '-')}"
-    for f in fields(kind):
-        table.add_row(Text(f.name), Text(str(f.default)), Text(words.get(f.name, "")))
     console.print(table)
 
 

@@ -101,7 +101,8 @@ class ListConfig:
     """Show the parts that are there, each with the first sentence of its description."""
 
     kind: tyro.conf.Positional[str] = "all"
-    """worlds, click-models, rankers, policies, agents, estimators, datasets or all."""
+    """worlds, click-models, rankers, policies, agents, estimators, datasets or all; or the name of a world,
+    for its page and settings."""
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 import simlab
+from envs.registry import PREFIX, ids
 from simlab.errors import BadInput
 from simlab.lab import cli, doctor, names, runs
 from simlab.lab.listing import KINDS, about, parts
@@ -343,7 +344,20 @@ def test_list_names_every_part(capsys: pytest.CaptureFixture[str]) -> None:
             assert name in said
             assert words, f"{kind} {name} says nothing of itself"
     assert cli.main(["list", "worlds"]) == 0
-    assert "popularity_feedback" in capsys.readouterr().out
+    said = " ".join(capsys.readouterr().out.split())
+    for key in ids():
+        assert key.removeprefix(PREFIX) in said
+
+
+def test_list_shows_the_page_and_the_settings_of_a_world(capsys: pytest.CaptureFixture[str]) -> None:
+    """The settings are those of the id, not the defaults of its class; the base's settings have words too."""
+    assert cli.main(["list", "Boredom-v0"]) == 0
+    said = capsys.readouterr().out
+    assert "Episode end" in said
+    rows = {line.split()[0]: line.split()[1:] for line in said.splitlines() if line.strip()}
+    assert rows["boredom"][0] == "1.0"
+    assert rows["drift"][0] == "0.0"
+    assert rows["slots"][:2] == ["10", "K,"]
 
 
 def test_list_reads_files_without_running_them(tmp_path: Path) -> None:
