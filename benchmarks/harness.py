@@ -36,6 +36,7 @@ def arguments(doc: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="under a minute: fewer repetitions, no compile")
     parser.add_argument("--json", type=Path, help="write the rows to this file")
+    parser.add_argument("--markdown", type=Path, help="write the table to this page")
     parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
     parser.add_argument("--no-peer", action="store_true", help="do not install or run the peer")
     return parser.parse_args()
@@ -107,6 +108,24 @@ def finish(title: str, rows: Sequence[Row], path: Path | None) -> None:
         temporary = path.with_suffix(".tmp")
         temporary.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
         temporary.replace(path)
+
+
+def write_markdown(path: Path, title: str, command: str, rows: Sequence[Row], notes: Sequence[str]) -> None:
+    """Write the table as a page, with the command that makes it."""
+    lines = [
+        f"# {title}",
+        "",
+        f"Made by `{command}` on {machine()}; device {rows[0].device}, one thread.",
+        "",
+    ]
+    lines += [f"| what | {rows[0].unit} | peer in the same run | ratio |", "|---|---:|---|---:|"]
+    for row in rows:
+        peer = "" if row.peer_value is None else f"{row.peer}: {row.peer_value:,.0f}"
+        ratio = "" if row.ratio is None else f"{row.ratio:,.1f}"
+        lines.append(f"| {row.name} | {row.value:,.0f} | {peer} | {ratio} |")
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text("\n".join([*lines, "", *notes, ""]))
+    temporary.replace(path)
 
 
 def machine() -> str:

@@ -1,12 +1,15 @@
-"""User-steps per CPU second of Feed-v0 with every effect on, beside RecSim's interest evolution.
+"""User-steps per CPU second of every world, beside RecSim's interest evolution and RecoGym in the same run.
 
-1,000 items, slates of 10, one core, batches of 1, 1,000 and 10,000, eager and compiled. The slates are made
-beforehand: the world alone is timed, from slate to next state and response. RecSim 0.2.4 runs in the same
-call, from PyPI in an environment of its own (it needs TensorFlow 2.15), with 1,000 candidates and slates of
-10, also on slates made beforehand, at its natural batch of 1.
+Slates of 10 (1 where the world shows one item), 1,000 and 100,000 items, batches of 1 … 100,000, one core.
+The slates are made beforehand and the whole catalogue is offered: the world alone is timed, from slate to next
+state and response. The peers come from PyPI, each in an environment of its own, and step one user at a time:
+RecSim 0.2.4 (it needs TensorFlow 2.15) with 1,000 candidates and slates of 10, RecoGym 0.1.3 with 1,000
+products and one recommendation. Below the table: what a step moves through memory, against the machine's copy
+bandwidth, and what the state of a user weighs.
 
-    python benchmarks/worlds.py            # about three minutes, and the peer's installation once
+    python benchmarks/worlds.py                      # about half an hour, and the peers' installation once
     python benchmarks/worlds.py --quick
+    python benchmarks/worlds.py --markdown docs/throughput.md
 """
 
 import sys
@@ -16,24 +19,40 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.harness import Row, arguments, finish, median_seconds, peer_environment, peer_json
-from envs.faces import FeedEnv, FeedVectorEnv
-from envs.users.feed import Feed, FeedSpec
+import envs  # noqa: F401  (registers the ids)
+from benchmarks.harness import (
+    Row,
+    arguments,
+    finish,
+    machine,
+    median_seconds,
+    peer_environment,
+    peer_json,
+    write_markdown,
+)  # fmt: skip
+from benchmarks.peers_recogym import RECOGYM, RECOGYM_SCRIPT
+from envs.registry import PREFIX, ids, make_world
+from envs.world import SlateWorld, State, sample_without_replacement
+from simlab.errors import BadInput
 from simlab.seeds import Seed
 
-ITEMS, SLOTS = 1000, 10
-OFF: dict[str, dict[str, Any]] = {
-    "no drift, no boredom": {"drift": 0.0, "boredom": 0.0},
-    "no churn": {"churn": 0.0},
-    "no popularity feedback": {"popularity_feedback": 0.0},
-    "static, position bias only": {
-        "drift": 0.0, "boredom": 0.0, "churn": 0.0, "popularity_feedback": 0.0, "conformity": 0.0,
-    },
-}  # fmt: skip
+SLOTS = 10
+ITEMS = (1_000, 100_000)
+BATCHES = (1, 1_000, 10_000, 100_000)
+MAIN = (
+    "InterestEvolution-v0",
+    "InterestEvolution-v1",
+    "SlateTopK-BoredInf-v0",
+    "SlateTopK-BoredInf-v1",
+    "Feed-v0",
+)
+"""Worlds that are also measured compiled, and whose traffic is printed."""
 
 RECSIM = (
     ("numpy<2", "gym==0.26.2", "gin-config", "absl-py", "six", "tensorflow-cpu==2.15.*"),
@@ -58,93 +77,237 @@ for _ in range(int(sys.argv[1])):
     start = time.process_time(); hundred(); taken.append(time.process_time() - start)
 print(json.dumps(100 / statistics.median(taken)))
 """
+PEERS = {
+    "recsim 0.2.4, interest evolution": ("recsim", RECSIM, RECSIM_SCRIPT),
+    "recogym 0.1.3, reco-gym-v1": ("recogym", RECOGYM, RECOGYM_SCRIPT),
+}
+
+World = SlateWorld[Any]
 
 
-def speed(step: Callable[..., Any], world: Feed, batch: int, repeat: int) -> float:
-    """Return user-steps per second, with everybody active all the time."""
-    seed = Seed(1)
+def variant(key: str, items: int, device: str) -> World | None:
+    """Return the world with this catalogue, slates of 10 and the whole catalogue offered, where its id allows."""
+    wanted: dict[str, Any] = {"items": items, "slots": SLOTS, "candidates": 0}
+    if "slots" in ids()[key].ids[key] or ids()[key].Spec().slots == 1:
+        del wanted["slots"]  # the slate's length is part of what the id is
+    if "items" in ids()[key].ids[key]:
+        del wanted["items"]
+        if items != ITEMS[0]:
+            return None
+    try:
+        return make_world(key, device, **wanted)
+    except BadInput as refusal:
+        print(f"{key} with {items:,} items is left out: {refusal}")
+        return None
+
+
+def some_slates(world: World, batch: int, count: int = 4) -> list[torch.Tensor]:
+    """Return random slates without repeats."""
     g = torch.Generator().manual_seed(0)
-    slates = [torch.rand(batch, ITEMS, generator=g).topk(SLOTS, 1).indices.to(world.device) for _ in range(4)]
+    few = [torch.rand(batch, world.slots, generator=g) for _ in range(count)]
+    return [sample_without_replacement(u, world.catalog.n_items).to(world.device) for u in few]
+
+
+def stepper(world: World, batch: int, step: Callable[..., Any] | None = None) -> Callable[[], State[Any]]:
+    """Return a function that takes one more step, with everybody active all the time."""
+    seed, slates = Seed(1), some_slates(world, batch)
+    take = world.step if step is None else step
     state = world.reset(batch, seed)
     everybody, turn = state.active, 0
 
-    def once() -> None:
+    def once() -> State[Any]:
         nonlocal state, turn
-        state, _ = step(replace(state, active=everybody), slates[turn % 4], seed)
+        state, _ = take(replace(state, active=everybody), slates[turn % len(slates)], seed)
         turn += 1
+        return state
 
+    return once
+
+
+def speed(world: World, batch: int, repeat: int, step: Callable[..., Any] | None = None) -> float:
+    """Return user-steps per second."""
     sync = torch.cuda.synchronize if world.device.type == "cuda" else None
-    return batch / median_seconds(once, repeat, warm=10, sync=sync)
+    return batch / median_seconds(stepper(world, batch, step), repeat, warm=6, sync=sync)
 
 
-def where_time_goes(world: Feed, batch: int) -> list[tuple[str, float]]:
-    """Return the share of each operator in the step's CPU time, largest first."""
-    seed, g = Seed(1), torch.Generator().manual_seed(0)
-    slate = torch.rand(batch, ITEMS, generator=g).topk(SLOTS, 1).indices
-    state = world.reset(batch, seed)
-    for _ in range(5):
-        world.step(state, slate, seed)
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
-        for _ in range(20):
-            world.step(state, slate, seed)
-    events = sorted(profile.key_averages(), key=lambda e: -e.self_cpu_time_total)
-    total = sum(e.self_cpu_time_total for e in events)
-    return [(e.key, e.self_cpu_time_total / total) for e in events[:8]]
+class Traffic(TorchDispatchMode):
+    """Count the bytes that operations read and write; a view moves nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes, self.operations = 0, 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if not func.is_view:
+            flat = torch.utils._pytree.tree_leaves((args, kwargs, out))
+            self.bytes += sum(_weight(x) for x in flat if isinstance(x, torch.Tensor))
+            self.operations += 1
+        return out
+
+
+def _weight(x: torch.Tensor) -> int:
+    """Return the bytes of a tensor; what is broadcast counts once."""
+    return x.element_size() * int(
+        torch.tensor([n for n, s in zip(x.shape, x.stride(), strict=True) if s] or [1]).prod()
+    )
+
+
+def traffic(world: World, batch: int) -> Traffic:
+    """Return what one step moves."""
+    once = stepper(world, batch)
+    for _ in range(6):
+        once()
+    with Traffic() as counted:
+        once()
+    return counted
+
+
+def state_bytes(world: World, batch: int = 100) -> float:
+    """Return the bytes of state per user once the history is full; the market is not a user's."""
+    once = stepper(world, batch)
+    for _ in range(world.remember + 1):
+        state = once()
+    own = [state.user, state.step, state.active, state.candidates, *vars(state.users).values()]
+    own += [x for pair in state.recent for x in pair]
+    return sum(x.element_size() * x.numel() for x in own if x is not None) / batch
+
+
+def copy_bandwidth(device: str) -> float:
+    """Return bytes read and written per second by a large copy."""
+    source = torch.zeros(1 << 26, device=device)
+    target = torch.empty_like(source)
+    sync = torch.cuda.synchronize if device != "cpu" else None
+    return 2 * 4 * source.numel() / median_seconds(lambda: target.copy_(source), 9, sync=sync)
+
+
+def peers(quick: bool) -> dict[str, float]:
+    """Return user-steps per CPU second of each peer that runs here."""
+    found = {}
+    for name, (folder, steps, script) in PEERS.items():
+        python = peer_environment(folder, steps)
+        value = None if python is None else peer_json(python, script, "5" if quick else "20")
+        if value is not None:
+            found[name] = value
+            print(f"{name}: {value:,.0f} user-steps per CPU second", flush=True)
+    return found
 
 
 def main() -> None:
     """Measure and print."""
     options = arguments(__doc__ or "")
     torch.set_num_threads(1)
-    repeat = 50 if options.quick else 200
-    world = Feed(FeedSpec(items=ITEMS, slots=SLOTS), options.device)
-    unit = "user-steps/CPU s" if options.device == "cpu" else "user-steps/s"
-    batches = [1, 1000, 10_000] + ([100_000, 1_000_000] if options.device != "cpu" else [])
-
-    theirs = None
-    if not options.no_peer:
-        python = peer_environment("recsim", RECSIM)
-        theirs = None if python is None else peer_json(python, RECSIM_SCRIPT, "5" if options.quick else "20")
-
+    device, quick = options.device, options.quick
+    unit = "user-steps/CPU s" if device == "cpu" else "user-steps/s"
+    theirs = {} if options.no_peer else peers(quick)
     rows: list[Row] = []
 
-    def add(name: str, value: float, **settings: Any) -> None:
-        ratio = None if theirs is None else value / theirs
-        peer = None if theirs is None else "recsim 0.2.4 interest evolution, batch 1"
-        rows.append(Row(name, value, unit, peer, theirs, ratio, settings, options.device))
+    def add(key: str, name: str, value: float, **settings: Any) -> None:
+        short = key.removeprefix(PREFIX)
+        like = [n for n in theirs if n.startswith("recogym" if "OrganicBandit" in key else "recsim")]
+        peer = like[0] if like else None
+        base = theirs.get(peer) if peer else None
+        ratio = None if base is None else value / base
+        rows.append(Row(f"{short}, {name}", value, unit, peer, base, ratio, {"id": key, **settings}, device))
+        print(f"{rows[-1].name:60s} {value:14,.0f}", flush=True)
 
-    for batch in batches:
-        value = speed(world.step, world, batch, repeat * (5 if batch == 1 else 1))
-        add(f"Feed-v0, eager, batch {batch:,}", value, batch=batch, mode="eager")
-    if not options.quick:
-        for batch in batches:
-            torch.compiler.reset()
-            compiled = torch.compile(world.step, dynamic=False)
-            value = speed(compiled, world, batch, repeat * (5 if batch == 1 else 1))
-            add(f"Feed-v0, compiled, batch {batch:,}", value, batch=batch, mode="compiled")
-    for name, off in OFF.items():
-        part = Feed(FeedSpec(items=ITEMS, slots=SLOTS, **off), options.device)
-        value = speed(part.step, part, 10_000, repeat)
-        add(f"Feed-v0, eager, batch 10,000: {name}", value, batch=10_000, off=name)
+    chosen = [PREFIX + name for name in MAIN if PREFIX + name in ids()] if quick else list(ids())
+    batches = [10_000] if quick else list(BATCHES)
+    if device != "cpu":
+        batches += [1_000_000]
+    for key in chosen:
+        for items in ITEMS[:1] if quick else ITEMS:
+            world = variant(key, items, device)
+            if world is None:
+                continue
+            for batch in batches:
+                repeat = 15 if quick else 200 if batch == 1 else 40 if batch <= 10_000 else 9
+                n = world.catalog.n_items
+                name = f"{n:,} items, slate {world.slots}, batch {batch:,}"
+                add(
+                    key,
+                    name,
+                    speed(world, batch, repeat),
+                    items=n,
+                    slots=world.slots,
+                    batch=batch,
+                    mode="eager",
+                )
+                if not quick and key.removeprefix(PREFIX) in MAIN and items == ITEMS[0]:
+                    torch.compiler.reset()
+                    fused = torch.compile(world.step, dynamic=False)
+                    value = speed(world, batch, repeat, fused)
+                    add(
+                        key,
+                        f"{name}, compiled",
+                        value,
+                        items=n,
+                        slots=world.slots,
+                        batch=batch,
+                        mode="compiled",
+                    )
 
-    env = FeedEnv(items=ITEMS, slots=SLOTS)
+    faces(add, device, repeat=8 if quick else 40)
+    notes = boundaries(device, chosen, {r.name: r.value for r in rows})
+    title = "Worlds: slates made beforehand, every effect of the id on"
+    finish(title, rows, options.json)
+    print("\n" + "\n".join(notes))
+    if options.markdown:
+        write_markdown(
+            options.markdown, title, "python benchmarks/worlds.py --markdown docs/throughput.md", rows, notes
+        )
+
+
+def faces(add: Callable[..., None], device: str, repeat: int) -> None:
+    """Measure the faces of Feed-v0, which also build the observation and bring new users."""
+    key = f"{PREFIX}Feed-v0"
+    env = gym.make(key, items=ITEMS[0], slots=SLOTS).unwrapped
     env.reset(seed=0)
     action = env.action_space.sample()
-    add("gymnasium.Env, one user", 1 / median_seconds(lambda: env.step(action), repeat * 5), face="Env")
+
+    def one() -> None:
+        if any(env.step(action)[2:4]):
+            env.reset()
+
+    add(key, "gymnasium.Env, one user", 1 / median_seconds(one, repeat * 10), face="Env")
     for tensors in (False, True):
-        vector = FeedVectorEnv(10_000, tensors=tensors, device=options.device, items=ITEMS, slots=SLOTS)
+        vector: Any = gym.make_vec(
+            key, num_envs=10_000, tensors=tensors, device=device, items=ITEMS[0], slots=SLOTS
+        )
         vector.reset(seed=0)
         actions: Any = vector.action_space.sample()
-        actions = torch.as_tensor(actions, device=options.device) if tensors else actions
-        value = 10_000 / median_seconds(partial(vector.step, actions), max(10, repeat // 5))
+        actions = torch.as_tensor(actions, device=device) if tensors else actions
+        value = 10_000 / median_seconds(partial(vector.unwrapped.step, actions), max(6, repeat // 4))
         kind = "torch" if tensors else "NumPy"
-        add(f"VectorEnv with renewal, {kind}, batch 10,000", value, face="VectorEnv", tensors=tensors)
-    finish("Feed-v0: 1,000 items, slates of 10, every effect on, one core", rows, options.json)
+        add(key, f"VectorEnv with renewal, {kind}, batch 10,000", value, face="VectorEnv", tensors=tensors)
 
-    if options.device == "cpu":
-        print("\nWhere the time of an eager step goes (batch 10,000):")
-        for name, share in where_time_goes(world, 10_000):
-            print(f"  {share:6.1%}  {name}")
+
+def boundaries(device: str, chosen: list[str], speeds: dict[str, float]) -> list[str]:
+    """Say in words what bounds a step: bytes moved against the copy bandwidth, and the weight of a user."""
+    bandwidth = copy_bandwidth(device)
+    said = [f"Copy bandwidth of one thread, read and written: {bandwidth / 1e9:.1f} GB/s ({machine()})."]
+    said.append(
+        "Traffic of one eager step at batch 10,000 and 1,000 items, every operation's inputs and outputs:"
+    )
+    heaviest = (0.0, "")
+    for key in chosen:
+        short = key.removeprefix(PREFIX)
+        world = variant(key, ITEMS[0], device)
+        if world is None:
+            continue
+        weight = state_bytes(world)
+        heaviest = max(heaviest, (weight, short))
+        if short in MAIN:
+            moved = traffic(world, 10_000)
+            rate = speeds[f"{short}, {world.catalog.n_items:,} items, slate {world.slots}, batch 10,000"]
+            each = moved.bytes / 10_000
+            said.append(
+                f"- {short}: {each:,.0f} bytes a user-step in {moved.operations} operations, "
+                f"{each * rate / 1e9:.1f} GB/s, {each * rate / bandwidth:.0%} of the copy bandwidth; "
+                f"state {weight:,.0f} bytes a user"
+            )
+    said.append(f"The heaviest state is that of {heaviest[1]}: {heaviest[0]:,.0f} bytes a user.")
+    return said
 
 
 if __name__ == "__main__":
