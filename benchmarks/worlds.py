@@ -1,9 +1,9 @@
 """User-steps per CPU second of every world, beside RecSim's interest evolution and RecoGym in the same run.
 
 Slates of 10 (1 where the world shows one item), 1,000 and 100,000 items, batches of 1 … 100,000, one core.
-The slates are made beforehand and the whole catalogue is offered: the world alone is timed, from slate to next
-state and response. The peers come from PyPI, each in an environment of its own, and step one user at a time:
-RecSim 0.2.4 (it needs TensorFlow 2.15) with 1,000 candidates and slates of 10, RecoGym 0.1.3 with 1,000
+The slates are made beforehand and the whole catalogue is offered: the world alone is timed, from slate to
+next state and response. The peers come from PyPI, each in an environment of its own, and step one user at a
+time: RecSim 0.2.4 (it needs TensorFlow 2.15) with 1,000 candidates and slates of 10, RecoGym 0.1.3 with 1,000
 products and one recommendation. Below the table: what a step moves through memory, against the machine's copy
 bandwidth, and what the state of a user weighs.
 
@@ -86,7 +86,7 @@ World = SlateWorld[Any]
 
 
 def variant(key: str, items: int, device: str) -> World | None:
-    """Return the world with this catalogue, slates of 10 and the whole catalogue offered, where its id allows."""
+    """Return the world with this catalogue, all of it offered, and slates of 10, where its id allows."""
     wanted: dict[str, Any] = {"items": items, "slots": SLOTS, "candidates": 0}
     if "slots" in ids()[key].ids[key] or ids()[key].Spec().slots == 1:
         del wanted["slots"]  # the slate's length is part of what the id is
