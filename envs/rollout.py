@@ -10,6 +10,7 @@ from torch import Tensor
 
 from envs.market import MarketState
 from envs.world import SlateWorld
+from simlab.context import PAD, Context
 from simlab.log import Log
 from simlab.policy import Policy
 from simlab.seeds import Seed
@@ -29,6 +30,8 @@ class Trajectories:
         terminated: the user left for good after this step.
         truncated: the user's time was up after this step.
         features: what the policy saw of the user.
+        candidates: what could have been shown, padded with -1, where it was not always the whole catalogue;
+            kept with the propensities.
         propensity: probability of the whole slate, if asked for.
         slot_propensity: probability of each item at its slot, if asked for.
         popularity_first: popularity at the start.
@@ -45,6 +48,7 @@ class Trajectories:
     terminated: Bool[Tensor, "step user"]
     truncated: Bool[Tensor, "step user"]
     features: Float[Tensor, "step user feat"]
+    candidates: Int[Tensor, "step user cand"] | None
     propensity: Float[Tensor, "step user"] | None
     slot_propensity: Float[Tensor, "step user slot"] | None
     popularity_first: Float[Tensor, " item"]
@@ -77,6 +81,7 @@ class Trajectories:
             click=rounds(self.click).double(),
             reward=rounds(self.reward).double(),
             features=rounds(self.features).double(),
+            candidates=None if self.candidates is None else rounds(self.candidates),
             terminated=rounds(self.terminated),
             truncated=rounds(self.truncated),
             n_items=world.catalog.n_items,
@@ -127,6 +132,8 @@ def roll(
         row: dict[str, Tensor] = {"slate": slate, "features": context.features}
         if propensities:
             row["propensity"] = chosen.log_prob(columns).double().exp()
+            if state.candidates is not None or state.market.available is not None:
+                row["candidates"] = _offered(context)
         if slot_propensities:
             row["slot_propensity"] = _slot_propensity(chosen, columns)
         state, response = world.step(state, slate, world_seed)
@@ -144,6 +151,7 @@ def roll(
     done = {name: torch.stack(values) for name, values in kept.items()}
     return Trajectories(
         user=torch.arange(first_user, first_user + n, device=world.device),
+        candidates=done.pop("candidates", None),
         propensity=done.pop("propensity", None),
         slot_propensity=done.pop("slot_propensity", None),
         popularity_first=first,
@@ -152,6 +160,13 @@ def roll(
         policy=policy.name,
         **done,
     )
+
+
+def _offered(context: Context) -> Tensor:
+    """Return the candidates that may be shown, first those, then -1."""
+    allowed = context.mask
+    last = (~allowed).to(torch.uint8).argsort(dim=1, stable=True)
+    return context.candidates.masked_fill(~allowed, PAD).gather(1, last)
 
 
 def _slot_propensity(chosen: SlateDistribution, columns: Tensor) -> Tensor:

@@ -8,8 +8,11 @@ import pytest
 import torch
 
 from envs.clicks.position_based import PositionBased
+from envs.rollout import roll
 from envs.users.feed import Feed, FeedSpec
 from simlab.errors import BadInput
+from simlab.policies.random import Random
+from simlab.policies.softmax_popularity import SoftmaxPopularity
 from simlab.seeds import Seed
 from tests.envs.twin_feed import TwinMarket, TwinUser
 
@@ -235,3 +238,21 @@ def test_settings_that_cannot_be_are_refused(settings: dict[str, Any], words: st
 def test_an_examination_outside_its_range_is_refused() -> None:
     with pytest.raises(BadInput, match=r"examination, place 1 is 1\.5"):
         Feed(FeedSpec(items=5, slots=2, examination=(1.0, 1.5)))
+
+
+@pytest.mark.parametrize(
+    "settings", [{"candidates": 6}, {"unborn": 0.4, "lifetime": 6.0}], ids=["drawn", "born and dying"]
+)
+def test_a_log_says_what_could_have_been_shown(settings: dict[str, Any]) -> None:
+    """The propensities of a log can be had again from its own context: the candidates are all there."""
+    world = Feed(replace(SMALL, **settings))
+    seen = roll(world, SoftmaxPopularity(1.0), 40, Seed(1), propensities=True)
+    log = seen.log(world)
+    assert log.candidates is not None
+    offered = (log.candidates >= 0).sum(1)
+    assert int(offered.min()) >= 3
+    assert (int(offered.min()) == int(offered.max()) == 6) == ("candidates" in settings)
+    even = roll(world, Random(), 40, Seed(1), propensities=True).log(world)
+    context = even.context()
+    again = Random().distribution(context, 3).log_prob(context.columns(even.slate)).exp()
+    torch.testing.assert_close(again.double(), even.propensity)
