@@ -1,0 +1,144 @@
+"""Fit a click model to a log: position bias, trust, persistence, and how attractive each item is.
+
+One routine serves every click model: it maximises the exact log-likelihood in float64 by L-BFGS, in
+coordinates in which the information matrix is the identity, and takes standard errors from that matrix.
+
+>>> import torch
+>>> from envs.clicks.position_based import PositionBased
+>>> from simlab.log import Log
+>>> from simlab.seeds import Seed
+>>> n, luck = 4000, Seed(1).at(torch.arange(4000), torch.zeros(4000, dtype=torch.long))
+>>> slate = luck.uniform("ranking", 6).argsort(1)[:, :3]  # a random ranking of 6 items
+>>> appeal = torch.tensor([0.9, 0.7, 0.5, 0.4, 0.3, 0.2])
+>>> click = PositionBased.power(3, 1.0).sample(appeal[slate], luck.uniform("clicks", 3)).double()
+>>> log = Log(torch.arange(n), slate, torch.ones(n), click.sum(1), n_items=6, click=click)
+>>> found = fit("position_based", log)
+>>> found.frame().round(2)
+     parameter  slot  estimate  stderr   low  high
+0  examination     0      1.00    0.00  1.00  1.00
+1  examination     1      0.51    0.01  0.48  0.53
+2  examination     2      0.31    0.01  0.29  0.34
+>>> found.converged
+True
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from envs._fitting_likelihood import Likelihood
+from envs._fitting_report import ClickFit, Evaluation, report
+from envs._fitting_search import search
+from envs._fitting_sessions import Sessions, independent, read
+from envs.clicks.contract import ClickModel
+from simlab.errors import BadInput
+from simlab.log import Log
+from simlab.parts import names, part
+
+__all__ = ["ClickFit", "Evaluation", "fit"]
+
+
+def fit(
+    model: str | type[ClickModel],
+    log: Log,
+    *,
+    attraction: Float[Tensor, "round slot"] | None = None,
+    per_item: bool = True,
+    prior: float = 0.0,
+    iterations: int = 1000,
+) -> ClickFit:
+    """Fit a click model to a log by maximum likelihood.
+
+    The attraction of each item, the same for every user, is estimated with the model's parameters, unless it
+    is given. Blank slots (item `n_items`) count for nothing. What is fixed so that the rest is identified is
+    said by the model's `parameters`; a scale so fixed (θ of the first slot is 1) is a convention.
+
+    Standard errors come from the information Σ ∇p ∇pᵀ / (p (1 - p)) over cells, p the chance of a click given
+    those above: the Hessian's expectation, cell by cell, given the past. The items' values are profiled out
+    by a Schur complement; beyond 2,000 of them, the information between two items, which is 0 where slots
+    are independent, is left out. They hold if the model is true.
+
+    Args:
+        model: a class of click models, or its name in the catalogue.
+        log: the sessions; each round is one. With `position` and one item a round, only models of independent
+            slots can be fitted.
+        attraction: P(click | examined) of each slot's item, if known or predicted; ignored at blank slots.
+        per_item: what belongs to the item (`ClickModel.of_items`) has a value for each item; False: one for
+            all.
+        prior: pseudo-clicks, and as many pseudo-misses, added to each item's values. 0 is pure likelihood:
+            an item never clicked then has attraction 0.
+        iterations: evaluations of the likelihood at most, about.
+
+    Raises:
+        BadInput: for an unknown model, a log without clicks, clicks other than 0 and 1, clicks that the model
+            says cannot be, one slot where a bias of position is asked for, slots that share no item.
+    """
+    kind, name = _find(model)
+    slots = log.slots if log.position is None else int(log.position.max()) + 1
+    alone = independent(kind, slots)
+    if log.position is not None and not alone:
+        raise BadInput(
+            f"{name} needs whole slates, but the log's `position` says that it shows one item a round"
+        )
+    if slots == 1 and any(bool(p.free.any()) for p in kind.parameters(2).values()):
+        raise BadInput(f"the log has one slot, so it cannot tell what {name} says of positions")
+    if not prior >= 0:
+        raise BadInput(f"prior is {prior}, but it is at least 0")
+    sessions = read(log, attraction)
+    if not bool((sessions.clicks > 0).any()):
+        raise BadInput("no session of the log has a click, so there is nothing to fit")
+    if attraction is not None:
+        data = sessions
+    elif not alone:
+        data = sessions.grouped()
+    else:
+        data = sessions.by_item()
+        if any(bool(p.free.any()) and p.start.ndim == 1 for p in kind.parameters(slots).values()):
+            _check_connected(data)
+    of_items = kind.of_items if per_item and attraction is None else ()
+    likelihood = Likelihood(kind, data, of_items, alone, prior)
+    _check_possible(likelihood, sessions, name)
+    x, information, converged, words = search(likelihood, iterations)
+    return report(likelihood, x, information, converged, words)
+
+
+def _find(model: str | type[ClickModel]) -> tuple[type[ClickModel], str]:
+    """Return the class and a name for messages."""
+    if isinstance(model, str):
+        return part("click model", model), model.replace("-", "_")
+    for name in names("click model"):
+        if part("click model", name) is model:
+            return model, name
+    return model, model.__name__
+
+
+def _check_connected(table: Sessions) -> None:
+    """Refuse slots that no chain of clicked items ties to the first one: their bias is anybody's guess."""
+    ties = (table.shown > 0) & (table.clicks.sum(1, keepdim=True) > 0)
+    there = table.shown.sum(0) > 0
+    reached = torch.zeros_like(there)
+    reached[int(there.nonzero()[0])] = True
+    for _ in range(len(reached)):
+        reached = reached | ties[(ties & reached).any(1)].any(0)
+    lost = (there & ~reached).nonzero().squeeze(1).tolist()
+    if lost:
+        which = f"slot {lost[0]} shares" if len(lost) == 1 else f"slots {', '.join(map(str, lost))} share"
+        raise BadInput(
+            f"{which} no clicked item with slot {int(there.nonzero()[0])}, not even through other slots, so "
+            "position and item cannot be told apart: show items at several slots, or give the attraction"
+        )
+
+
+def _check_possible(likelihood: Likelihood, sessions: Sessions, name: str) -> None:
+    """Refuse clicks that the model gives no chance whatever its parameters."""
+    if likelihood.independent:
+        return
+    value, row = likelihood.values(likelihood.start), 0
+    for some in sessions.chunks():
+        with torch.no_grad():
+            never = (likelihood.chance(value, some) <= 0) & (some.clicks > 0)
+        if bool(never.any()):
+            at, slot = (int(i) for i in never.nonzero()[0])
+            place = f"column click, row {row + at}, slot {slot}"
+            raise BadInput(f"{place}: a click after those above it is impossible under {name}")
+        row += len(some.slate)
