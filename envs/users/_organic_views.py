@@ -61,20 +61,24 @@ class Products:
         self.count = len(mu)
         self.block = math.isqrt(self.count - 1) + 1
         missing = -self.count % self.block
-        self.gamma = torch.nn.functional.pad(gamma, (0, 0, 0, missing)).T.contiguous()
-        self.mu = torch.nn.functional.pad(mu, (0, missing), value=-torch.inf)
+        gamma = torch.nn.functional.pad(gamma, (0, 0, 0, missing))
+        mu = torch.nn.functional.pad(mu, (0, missing), value=-torch.inf)
+        self.table = torch.cat([gamma, mu.unsqueeze(1)], 1).T.contiguous()  # [dim + 1, item]
 
     def view(self, taste: Float[Tensor, "view dim"], luck: Float[Tensor, " view"]) -> Int[Tensor, " view"]:
         """Draw a product for each taste, in chunks of about `CHUNK` probabilities."""
-        rows = max(1, CHUNK // len(self.mu))
+        rows = max(1, CHUNK // self.table.shape[1])
+        taste = torch.nn.functional.pad(taste, (0, 1), value=1.0)  # times μ
         drawn = [
             self._view(taste[at : at + rows], luck[at : at + rows].unsqueeze(1))
             for at in range(0, len(luck), rows)
         ]
         return torch.cat(drawn)
 
-    def _view(self, taste: Float[Tensor, "view dim"], luck: Float[Tensor, "view 1"]) -> Int[Tensor, " view"]:
-        weight = torch.addmm(self.mu, taste, self.gamma)
+    def _view(
+        self, taste: Float[Tensor, "view dim_and_one"], luck: Float[Tensor, "view 1"]
+    ) -> Int[Tensor, " view"]:
+        weight = taste @ self.table
         weight = weight.sub_(weight.amax(1, keepdim=True)).exp_().view(len(luck), -1, self.block)
         blocks = weight.sum(2).cumsum(1)
         target = luck * blocks[:, -1:]

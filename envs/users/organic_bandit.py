@@ -143,7 +143,7 @@ class OrganicBandit(SlateWorld[Shoppers]):
         self._log_stay = math.log(spec.stay) if spec.stay else -math.inf
         longest = math.ceil(24 * math.log(2) / -self._log_stay) + 1
         self._most = min(spec.views, longest)
-        best = float(self._rate(torch.tensor(math.inf)))
+        best = float(self._rate(torch.tensor(1e9)))
         silent = math.prod(1 - best * theta for theta in self.clicks.theta().tolist())
         self._chance = 1 - (1 - spec.bandit_to_organic) * silent  # the largest chance of a session
         self.feature_bound = max(1.0, math.log1p(spec.views), math.log1p((spec.horizon + 2) * (1 + longest)))
