@@ -1,6 +1,7 @@
 """Returns of four yardsticks in every world, and the normalised score between the first and the last.
 
-Random, the popularity rule, the myopic and the far-sighted oracle meet the same users under the same luck. of 0 is random, 1 the far-sighted oracle (`envs.scores`); ± is a standard error.
+Random, the popularity rule, the myopic and the far-sighted oracle meet the same users under the same luck. A
+score of 0 is random, 1 the far-sighted oracle (`envs.scores`); ± is a standard error.
 
     python benchmarks/returns.py --markdown docs/worlds.md      # some minutes
     python benchmarks/returns.py --quick
