@@ -1,6 +1,6 @@
 """What models of choice share: the items of a slate compete for at most one click.
 
-Shown alone, item i is clicked with its attraction a_i, so its odds against no click are o_i = a_i / (1 − a_i).
+Shown alone, item i is clicked with its attraction a_i: its odds against no click are o_i = a_i / (1 − a_i).
 Shown together, P(click at k) = w_k o_k / (1 + Σ_j w_j o_j), with a weight w_k for each slot (Luce 1959,
 "Individual choice behavior"). All items are seen, and an item further down takes clicks from those above it.
 """
