@@ -85,9 +85,11 @@ class ClickModel(ABC):
         self, attraction: Float[Tensor, "user slot"], click: Float[Tensor, "user slot"]
     ) -> Float[Tensor, " user"]:
         """Return the joint log-probability of a click vector: Σ_k log P(c_k | the clicks above k)."""
-        chance = self.conditional(attraction, click)
-        clicked, passed = torch.xlogy(click, chance), torch.special.xlog1py(1 - click, -chance)
-        return torch.add(clicked, passed).sum(1)
+        chance, hit = self.conditional(attraction, click), click > 0
+        # Each logarithm sees only its own side: 0 · ∞ would make the gradient NaN at chances of 0 and 1.
+        log_click = torch.where(hit, chance, 1.0).log()
+        log_pass = torch.where(hit, 0.0, -chance).log1p()
+        return (log_click + log_pass).sum(1)
 
     def expected_reward(
         self, attraction: Float[Tensor, "user slot"], value: Float[Tensor, "user slot"] | None = None

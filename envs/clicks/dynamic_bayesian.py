@@ -56,8 +56,8 @@ class DynamicBayesian(Chain):
 
     def onward(self, attraction: Float[Tensor, "user slot"]) -> tuple[Tensor, Tensor]:
         """Return γ (1 − s) and γ."""
-        satisfied = (
-            self.satisfaction[..., : attraction.shape[1]] if self.satisfaction.ndim else self.satisfaction
-        )
+        satisfied = self.satisfaction
+        if satisfied.ndim:  # else one for all
+            satisfied = satisfied[..., : attraction.shape[1]]
         goes_on = self.continuation.to(attraction.dtype)
         return goes_on * (1 - satisfied.to(attraction.dtype)), goes_on

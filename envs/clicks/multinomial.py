@@ -16,8 +16,8 @@ class Multinomial(Choice):
     That is the algebra of `Proportional` too: the two differ in what an attraction is made from.
 
     Source: McFadden (1974), "Conditional logit analysis of qualitative choice behavior"; with a no-click
-    option: RecSim (Ie et al. 2019, arXiv:1909.04847), `MultinomialLogitChoiceModel`; with w_k = exp(bias · k):
-    RecSim NG (Mladenov et al. 2021, arXiv:2103.08057).
+    option: RecSim (Ie et al. 2019, arXiv:1909.04847), `MultinomialLogitChoiceModel`; with weights
+    w_k = exp(bias · k): RecSim NG (Mladenov et al. 2021, arXiv:2103.08057).
 
     Attributes:
         weight: w, what a slot does to the odds; 1 is nothing.

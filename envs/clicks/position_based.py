@@ -9,11 +9,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from envs.clicks.contract import ClickModel, Parameter, check_probability
+from envs.clicks._independent import Independent
+from envs.clicks.contract import Parameter, check_probability
 
 
 @dataclass(frozen=True)
-class PositionBased(ClickModel):
+class PositionBased(Independent):
     """Clicks are independent over slots: P(click at k) = θ_k a_k.
 
     Source: Richardson, Dominowska and Ragno (2007), "Predicting clicks", equation 2; Chuklin, Markov and
@@ -53,23 +54,3 @@ class PositionBased(ClickModel):
     def theta(self) -> Float[Tensor, " slot"]:
         """Return θ."""
         return self.examination
-
-    def conditional(
-        self, attraction: Float[Tensor, "user slot"], click: Float[Tensor, "user slot"]
-    ) -> Float[Tensor, "user slot"]:
-        """Return θ_k a_k: the clicks above change nothing."""
-        return self.probs(attraction)
-
-    def probs(self, attraction: Float[Tensor, "user slot"]) -> Float[Tensor, "user slot"]:
-        """Return θ_k a_k."""
-        return attraction * self.examination[: attraction.shape[1]]
-
-    def examined(self, attraction: Float[Tensor, "user slot"]) -> Float[Tensor, "user slot"]:
-        """Return P(examined) of each slot: here the same for every user."""
-        return self.examination[: attraction.shape[1]].to(attraction.dtype).expand_as(attraction)
-
-    def sample(
-        self, attraction: Float[Tensor, "user slot"], uniform: Float[Tensor, "user draw"]
-    ) -> Float[Tensor, "user slot"]:
-        """Click where the slot's uniform is below θ_k a_k."""
-        return (uniform < self.probs(attraction)).to(attraction.dtype)
