@@ -100,10 +100,10 @@ class OrganicBandit(SlateWorld[Shoppers]):
       leaving, which was drawn before. Entering the shop by a click moves no taste, unless the cancelled
       draw was to enter. `prob_leave_bandit` is never read: `leave_organic` serves in both states.
       Flipped products are the most similar ones, so the more products, the less a flip hides; use
-      `organic_signal`. Popularity is so strong (σ_μ = 3) that to know a user is worth 11 % more clicks
-      than to know what is popular. RecoGym's logs end with one event more per user, a recommendation to
-      somebody gone, never clicked; there is none here.
-    * v1: σ_μ = 1, where taste matters (29 %); `leave_bandit` is read; every entry into the shop moves
+      `organic_signal`. Popularity is so strong (σ_μ = 3) that knowing a user is worth about a tenth more
+      clicks than knowing what is popular. RecoGym's logs end with one event more per user, a
+      recommendation to somebody gone, never clicked; there is none here.
+    * v1: σ_μ = 1, where taste matters (30 %); `leave_bandit` is read; every entry into the shop moves
       the taste; a horizon of 200.
 
     Args:
