@@ -201,7 +201,8 @@ class Trial:
         import pandas as pd  # half a second to import, and few need it
 
         table = pd.DataFrame(self.X.numpy(), columns=list(self.feature_names))
-        table["item"], table["treatment"], table["outcome"] = self.item, self.T, self.Y
+        for name, column in (("item", self.item), ("treatment", self.T), ("outcome", self.Y)):
+            table[name] = column.numpy()
         if truth:
             for name in ("propensity", "visible", "baseline", "cate", "hidden", "ite"):
                 table[name] = getattr(self, name).numpy()

@@ -49,11 +49,11 @@ class Promotion(SlateWorld[PromotionUsers]):
     * sure things (buy either way): (1 - a - b) σ(base + taste ⟨e_i, x⟩ + popularity q_i + hidden z)
     * lost causes (never buy): the rest
 
-    So p0 = sure + b, p1 = sure + a, and the effect of showing is τ = p1 - p0 = a - b, which says little of how
-    likely a purchase is. Its mean over users is effect (1 - g), for every item. One uniform of a user, step and
-    item decides the group, and so both potential outcomes: the effect on the individual is known too. The
-    groups, and not only p0 and p1, are the model: were each outcome a threshold of its own, no covariates could
-    have both persuadables and sleeping dogs.
+    So p0 = sure + b, p1 = sure + a, and the effect of showing is τ = p1 - p0 = a - b, which says little of
+    how likely a purchase is. Its mean over users is effect (1 - g), for every item. One uniform of a user,
+    step and item decides the group, and so both potential outcomes: effects on individuals are known too. The
+    groups, and not only p0 and p1, are the model: were each outcome a threshold of its own, no covariates
+    could have both persuadables and sleeping dogs.
 
     ## Action
     K different item ids to promote, top first. `blank` promotes nothing at a slot.
@@ -250,7 +250,7 @@ class Promotion(SlateWorld[PromotionUsers]):
         level = torch.zeros_like(worth)
         for x, w in zip(node, weight, strict=True):
             level += w * (worth + x * rest).sigmoid()
-        groups = self._mix(level, (spec.sharpness * node).sigmoid().unsqueeze(1).expand_as(worth))
+        groups = self._mix(level, (spec.sharpness * node).sigmoid().unsqueeze(1).repeat(1, len(same)))
         p0, p1 = ((weight.unsqueeze(1) * p).sum(0).to(self.device) for p in (groups.baseline, groups.treated))
         return p0, p1
 
@@ -375,12 +375,13 @@ class Promotion(SlateWorld[PromotionUsers]):
         moved: Float[Tensor, "user item"],
         left: Float[Tensor, "user item"] | None = None,
     ) -> Groups:
-        """Return the groups from σ(organic logit), r and what is left of the effect."""
+        """Return the groups from σ(organic logit), r (both used up) and what is left of the effect."""
         spec = self.spec
         same, apart = spec.effect * (1 - spec.heterogeneity), 2 * spec.effect * spec.heterogeneity
-        persuadable = moved * apart + same
-        dog = (same + apart - moved * apart) * spec.sleeping_dogs
-        sure = (1 - persuadable - dog) * inclined
+        persuadable = moved.mul_(apart)
+        dog = torch.sub(same + apart, persuadable).mul_(spec.sleeping_dogs)
+        persuadable.add_(same)
+        sure = inclined.addcmul_(inclined, persuadable + dog, value=-1)
         if left is None:
             return Groups(persuadable, sure, dog)
         # Who no longer reacts does what he would do unshown: tired persuadables are lost, tired dogs sure.
