@@ -167,7 +167,8 @@ class LongTermSatisfaction(SlateWorld[LongTermSatisfactionUsers]):
         if not spec.clip_reward:
             return whole
         room = (math.log(spec.limit) - mean) / spec.noise
-        return whole * torch.special.ndtr(room - spec.noise) + spec.limit * torch.special.ndtr(-room)
+        below: Tensor = whole * torch.special.ndtr(room - spec.noise)
+        return torch.add(below, torch.special.ndtr(-room), alpha=spec.limit)
 
     def value(self, users: LongTermSatisfactionUsers, slate: Int[Tensor, "user slot"]) -> Tensor:
         """Return the exact mean reward of a click on each item, [user slot]."""
@@ -234,9 +235,9 @@ class LongTermSatisfaction(SlateWorld[LongTermSatisfactionUsers]):
     def foresight(self, state: State[LongTermSatisfactionUsers]) -> Float[Tensor, "user item"]:
         """Return the mean reward of each item now, plus the mean return from there on.
 
-        The latter was found by a dynamic programme over NPE (`_ahead`), exact but for its grid of 401 points,
-        128 quantiles of the clickbait scores and three points for the noise. It feeds the user kale, and turns
-        to clickbait for the last steps, when little is left to lose.
+        The latter was found by a dynamic programme over NPE (`_ahead`), exact but for its grid of 401
+        points, 128 quantiles of the clickbait scores and three points for the noise. It feeds the user kale,
+        and turns to clickbait for the last steps, when little is left to lose.
         """
         exposure = state.users.exposure.unsqueeze(1)
         onward = self.spec.memory * exposure - 2 * (self.clickbait - 0.5)
@@ -260,9 +261,9 @@ class LongTermSatisfaction(SlateWorld[LongTermSatisfactionUsers]):
     def _ahead(self) -> Float[Tensor, "time grid"]:
         """Return the best mean return from step t on, by the mean of NPE_t before its noise.
 
-        Backward from the end: V_t(x) = E max_c [r(x, c) + W_{t+1}(0.7x - 2(c - ½))], W_t(y) = E V_t(y + noise).
-        The maximum is over the step's candidates, m of n at random: the j-th best of n is the best of them
-        with probability ((n - j + 1)/n)^m - ((n - j)/n)^m, as if drawn with replacement.
+        Backward from the end: V_t(x) = E max_c [r(x, c) + W_{t+1}(0.7x - 2(c - ½))], and W_t(y) =
+        E V_t(y + noise). The maximum is over the step's candidates, m of n at random: the j-th best of n is
+        the best of them with probability ((n - j + 1)/n)^m - ((n - j)/n)^m, as if drawn with replacement.
         """
         spec, device = self.spec, self.device
         grid = torch.linspace(-self._reach, self._reach, GRID, dtype=torch.float64, device=device)
