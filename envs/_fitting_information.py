@@ -38,9 +38,10 @@ class Information:
         block = self.item[np.ix_(many, many)] if self.item.ndim == 2 else self.item[many]
         return Information(self.shared[np.ix_(few, few)], self.cross[np.ix_(few, many)], block)
 
-    def factor(self, damping: float) -> "Factor":
-        """Return L with L Lᵀ = this matrix, its diagonal raised by a share, items eliminated first."""
+    def factor(self, damping: float, more: Array | None = None) -> "Factor":
+        """Return L with L Lᵀ = this matrix, its diagonal raised by a share and by `more`, items first."""
         raised = self.diagonal() * damping + np.where(self.diagonal() > NOTHING, 0.0, 1.0)
+        raised += 0.0 if more is None else more
         few = len(self.shared)
         if self.item.ndim == 2:
             lower = cholesky(self.item + np.diag(raised[few:]), lower=True) if self.item.size else self.item

@@ -110,7 +110,7 @@ class Likelihood:
 
     def item_values(self, value: Float[Tensor, " entry"]) -> Float[Tensor, "family item"]:
         """Return the values of each item."""
-        return value[self.size :].view(len(self.families), -1)
+        return value[self.size :].view(len(self.families), self.sessions.n_items)
 
     def at(self, value: Float[Tensor, " entry"], some: Sessions) -> tuple[ClickModel, Tensor]:
         """Return the model, and the attractions of some rows."""
@@ -134,6 +134,21 @@ class Likelihood:
 
     def __call__(self, x: Array) -> tuple[float, Array]:
         """Return minus the log-likelihood (and the log-prior), and its gradient in x."""
+        total, slope = self._climb(x)
+        gradient = slope * self.slope(x)
+        if self.prior and self.families:
+            total += self.log_prior(x)
+            at = torch.as_tensor(x[self.size :])
+            gradient[self.size :] += 4 * self.prior / (2 * at).tan().clamp(min=-1e6, max=1e6)
+        return (-total if np.isfinite(total) else 1e100), -gradient.numpy()
+
+    def bend(self, x: Array) -> Array:
+        """Return what the curve of v over x adds to the curvature: all that holds a value on its bound."""
+        turn = 2 * (self.high - self.low) * (2 * torch.as_tensor(x)).cos()  # d²v/dx²
+        return (-self._climb(x)[1] * turn).clamp(min=0).numpy()
+
+    def _climb(self, x: Array) -> tuple[float, Tensor]:
+        """Return the log-likelihood, and its gradient in v."""
         value = self.values(x).requires_grad_()
         total = 0.0
         for some in self.sessions.chunks():
@@ -144,13 +159,7 @@ class Likelihood:
                 pull = some.clicks / p.clamp(min=tiny) - (some.shown - some.clicks) / (1 - p).clamp(min=tiny)
             if p.requires_grad:
                 p.backward(pull)  # type: ignore[no-untyped-call]
-        slope = torch.zeros_like(value) if value.grad is None else value.grad
-        gradient = slope * self.slope(x)
-        if self.prior and self.families:
-            total += self.log_prior(x)
-            at = torch.as_tensor(x[self.size :])
-            gradient[self.size :] += 4 * self.prior / (2 * at).tan().clamp(min=-1e6, max=1e6)
-        return (-total if np.isfinite(total) else 1e100), -gradient.numpy()
+        return total, torch.zeros_like(value) if value.grad is None else value.grad
 
     def log_prior(self, x: Array) -> float:
         """Return Σ prior · (log u + log(1 - u)) over the items' values, u = sin² x."""
@@ -184,7 +193,7 @@ class Likelihood:
         shared = torch.zeros(self.size, self.size, dtype=torch.float64)
         cross = torch.zeros(self.size, columns + 1, dtype=torch.float64)
         block = torch.zeros((columns + 1,) * (2 if dense else 1), dtype=torch.float64)
-        x = np.where(np.abs(np.sin(2 * x)) < 2e-6, x + 1e-6, x)  # on a bound exactly, 0/0
+        x = np.where(np.abs(np.sin(2 * x)) < 2e-3, x + 1e-3, x)  # on a bound itself all would be 0 or 0/0
         for some in self.sessions.chunks(every):
             p = self.chance(self.values(x), some)
             spread = p * (1 - p)
@@ -195,8 +204,9 @@ class Likelihood:
                 continue
             theirs, where = self._item_slopes(x, some)
             theirs *= weight.unsqueeze(2)  # [row slot direction]
-            both = torch.bmm(mine.view(self.size, *p.shape).permute(1, 0, 2), theirs)
-            cross.index_add_(1, where.reshape(-1), both.permute(1, 0, 2).reshape(self.size, -1))
+            if self.size:
+                both = torch.bmm(mine.view(self.size, *p.shape).permute(1, 0, 2), theirs)
+                cross.index_add_(1, where.reshape(-1), both.permute(1, 0, 2).reshape(self.size, -1))
             if dense:
                 pairs = torch.bmm(theirs.transpose(1, 2), theirs)
                 cells = where.unsqueeze(2) * (columns + 1) + where.unsqueeze(1)
@@ -253,5 +263,5 @@ class Likelihood:
 
     def _places(self, x: Array, some: Sessions) -> list[Tensor]:
         """Return the x of each slot's item, for each family; 0 where the slot is blank."""
-        table = torch.as_tensor(x[self.size :]).view(len(self.families), -1)
+        table = torch.as_tensor(x[self.size :]).view(len(self.families), self.sessions.n_items)
         return [torch.nn.functional.pad(t, (0, 1))[some.slate] for t in table]

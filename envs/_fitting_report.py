@@ -102,7 +102,7 @@ class ClickFit:
         """Return parameter, slot, estimate, stderr and the 95 % interval; slots count from 0.
 
         A parameter of two axes has its first index in its name, and its last one as the slot. Intervals are
-        symmetric in arcsin √, so they stay in range; that of a value on its bound is one of likelihood.
+        symmetric in arcsin √, so they stay in range.
         """
         rows = []
         for name, value in self.parameters.items():
@@ -172,7 +172,7 @@ def report(
     bound = ~silent & (np.minimum(place, np.pi / 2 - place) < 0.5 * reach)
     inner = ~silent & ~bound
     variance, untold = information.keep(inner).factor(1e-12).variances()
-    spread = np.where(bound, np.sqrt(2.0) * reach, np.nan)
+    spread = np.full_like(place, np.nan)
     spread[inner] = np.where(untold, np.nan, np.sqrt(variance))
     lost = silent.copy()
     lost[inner] |= untold
@@ -225,7 +225,7 @@ def _notes(likelihood: Likelihood, bound: Mask, silent: Mask, lost: Mask) -> lis
     why = {
         "is not in the log at all: nan": silent,
         "cannot be told apart from the other values: nan": lost & ~silent,
-        "lies on its bound, so it has no standard error": bound,
+        "lies on its bound, so it has no standard error and no interval": bound,
     }
     few = likelihood.size
     for words, which in why.items():
@@ -235,7 +235,7 @@ def _notes(likelihood: Likelihood, bound: Mask, silent: Mask, lost: Mask) -> lis
             spots = [str(tuple(map(int, np.unravel_index(p, shape)))).replace(",)", ")") for p in at]
             if at:
                 said.append(f"{name}{' at ' + ', '.join(spots) if shape else ''} {words}")
-        table = which[few:].reshape(len(likelihood.families), -1)
+        table = which[few:].reshape(len(likelihood.families), sessions.n_items)
         for family, hit in zip(likelihood.families, table, strict=True):
             if hit.any():
                 said.append(f"{family} of {int(hit.sum())} of {sessions.n_items} items {words}")

@@ -25,7 +25,7 @@ def search(likelihood: Likelihood, iterations: int) -> tuple[Array, Information,
     x, spent, gain = likelihood.start, 0, np.inf
     while True:
         information = likelihood.information(x, stride, dense)
-        factor = information.factor(1e-6)
+        factor = information.factor(1e-6, likelihood.bend(x))
         gradient = likelihood(x)[1]
         gain = float((factor.pull(gradient) ** 2).sum()) / 2
         if gain < _ENOUGH or spent >= iterations:
@@ -53,11 +53,6 @@ def search(likelihood: Likelihood, iterations: int) -> tuple[Array, Information,
             break
         x = x + moved
     if gain < _ENOUGH:
-        return (
-            x,
-            information,
-            True,
-            f"converged after {spent} evaluations: another step would gain {gain:.1g}",
-        )
+        return x, information, True, f"converged after {spent} evaluations of the likelihood"
     words = f"not converged after {spent} evaluations: another step would gain {gain:.1g} of log-likelihood"
     return x, information, False, words

@@ -1,0 +1,364 @@
+"""Fitting click models: what was simulated is found again, with honest standard errors."""
+
+import math
+from dataclasses import fields, replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from envs._fitting_likelihood import Likelihood
+from envs._fitting_sessions import independent, read
+from envs.clicks.contract import ClickModel
+from envs.clicks.position_based import PositionBased
+from envs.clicks.trust_bias import TrustBias
+from envs.fitting import ClickFit, fit
+from envs.rollout import roll
+from envs.users.feed import Feed, FeedSpec
+from simlab.errors import BadInput
+from simlab.log import Log
+from simlab.parts import all_parts, part
+from simlab.policies.random import Random
+from simlab.seeds import Seed
+
+MODELS: dict[str, Any] = all_parts("click model")
+
+
+def typical(name: str, slots: int) -> ClickModel:
+    """Return the model in float64."""
+    model = MODELS[name].typical(slots)
+    values = {f.name: getattr(model, f.name) for f in fields(model)}
+    made: ClickModel = replace(model, **{k: v.double() for k, v in values.items() if isinstance(v, Tensor)})
+    return made
+
+
+def appeal(items: int) -> Tensor:
+    """Return attractions spread wide."""
+    return torch.linspace(0.05, 0.9, items, dtype=torch.float64)
+
+
+def simulate(model: ClickModel, n: int, items: int, slots: int, seed: int, a: Tensor | None = None) -> Log:
+    """Show random rankings of all items, the first K of them."""
+    a = appeal(items) if a is None else a
+    row = torch.arange(n)
+    luck = Seed(seed).at(row, torch.zeros_like(row))
+    slate = luck.uniform("ranking", items).argsort(1)[:, :slots]
+    click = model.sample(a[slate], luck.uniform("clicks", model.draws(slots)).double()).double()
+    return Log(row, slate, torch.ones(n), click.sum(1), n_items=items, click=click)
+
+
+def scores(found: ClickFit, model: ClickModel, a: Tensor) -> dict[str, Tensor]:
+    """Return (estimate - truth) / standard error of all that was estimated off its bounds."""
+    every = {
+        k: ((v - getattr(model, k)) / found.errors[k])[found.errors[k] > 0]
+        for k, v in found.parameters.items()
+    }
+    for name, value in found.items.items():
+        truth = a if name == "attraction" else getattr(model, name).expand_as(a)
+        every[name] = (value - truth) / found.item_errors[name]
+    return {k: v.reshape(-1)[v.reshape(-1).isfinite()] for k, v in every.items()}
+
+
+def test_the_position_bias_is_found_again() -> None:
+    """To .005 on 60,000 sessions: under trust bias too, where the model of examination alone is .05 off."""
+    truth = 1 / torch.arange(1, 11, dtype=torch.float64)
+    a = torch.linspace(0.03, 0.6, 40, dtype=torch.float64)
+    plain, trusting = PositionBased.power(10, 1.0), TrustBias.power(10, 1.0, 0.65)
+    error: dict[str, float] = {}
+    for model, names in ((plain, ["position_based"]), (trusting, ["trust_bias", "position_based"])):
+        log = simulate(model, 60_000, 40, 10, 1, a)
+        for name in names:
+            theta = fit(name, log).model.theta()
+            error[f"{name} on {type(model).__name__}"] = float((theta - truth).abs().mean())
+    assert error.pop("position_based on TrustBias") > 0.03
+    assert max(error.values()) <= 0.005, error
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_model_is_found_again(name: str) -> None:
+    """All within 4.5 standard errors, and the likelihood is above that of the truth."""
+    model, slots, items = typical(name, 5), 5, 20
+    log = simulate(model, 12_000, items, slots, seed=2)
+    found = fit(name, log)
+    assert found.converged, found.words
+    a = appeal(items)
+    assert log.click is not None
+    truth = float(model.log_prob(a[log.slate], log.click).sum())
+    assert truth <= found.log_likelihood < truth + 3 * found.estimated
+    for which, z in scores(found, model, a).items():
+        assert len(z) or not found.errors.get(which, torch.ones(1)).any(), which
+        if len(z):
+            assert float(z.abs().max()) < 4.5, which
+    assert found.aic == pytest.approx(2 * found.estimated - 2 * found.log_likelihood)
+    assert found.bic == pytest.approx(math.log(12_000) * found.estimated - 2 * found.log_likelihood)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MODELS)
+def test_standard_errors_are_calibrated(name: str) -> None:
+    """Over 30 logs, the mean of z² of each kind of value is near 1."""
+    model, slots, items = typical(name, 4), 4, 8
+    a = torch.linspace(0.15, 0.85, items, dtype=torch.float64)
+    squares: dict[str, list[Tensor]] = {}
+    for seed in range(30):
+        found = fit(name, simulate(model, 6000, items, slots, 100 + seed, a))
+        assert found.converged, found.words
+        for which, z in scores(found, model, a).items():
+            squares.setdefault(which, []).append(z.square())
+    for which, parts in squares.items():
+        if len(torch.cat(parts)):
+            assert 0.6 < float(torch.cat(parts).mean()) < 1.6, which
+
+
+FAMILIES = ("position_based", "cascade", "dynamic_bayesian", "user_browsing", "trust_bias")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_true_family_foretells_best(name: str) -> None:
+    """On 15,000 held-out sessions, against the families that allow such clicks at all."""
+    model = typical(name, 6)
+    log, fresh = (simulate(model, n, 20, 6, seed) for n, seed in ((15_000, 3), (15_000, 4)))
+    score: dict[str, float] = {}
+    for other in FAMILIES:
+        if other == "cascade" and name != "cascade":
+            with pytest.raises(BadInput, match="impossible under cascade"):
+                fit(other, log)
+        else:
+            score[other] = fit(other, log).evaluate(fresh).log_likelihood
+    best = max(score.values())
+    nested = {
+        "cascade": ("dynamic_bayesian", "user_browsing"),
+        "position_based": ("user_browsing", "trust_bias"),
+    }
+    assert len(score) >= 4
+    # A family that holds the true one loses only by what it overfits.
+    assert all(score[name] > v for k, v in score.items() if k != name and k not in nested.get(name, ()))
+    assert best - score[name] < 5
+
+
+def test_perplexity_is_the_hand_formula_and_of_coins_it_is_two() -> None:
+    model = PositionBased.power(3, 0.0)
+    coin = simulate(model, 4000, 6, 3, 5, torch.full((6,), 0.5, dtype=torch.float64))
+    found = fit("position_based", coin)
+    assert float((found.perplexity - 2).abs().max()) < 0.01
+    log, fresh = simulate(typical("cascade", 3), 3000, 5, 3, 6), simulate(typical("cascade", 3), 500, 5, 3, 7)
+    found = fit("cascade", log)
+    judged = found.evaluate(fresh)
+    assert fresh.click is not None
+    a, click = found.attraction[fresh.slate], fresh.click
+    for k in range(3):
+        q = a[:, k] * (1 - a[:, :k]).prod(1)
+        p = a[:, k] * (click[:, :k].sum(1) == 0)
+        for chance, mine in ((q, judged.perplexity[k]), (p, judged.conditional_perplexity[k])):
+            log2 = torch.where(click[:, k] > 0, chance, 1 - chance).log2()
+            assert float(mine) == pytest.approx(float(2 ** -log2.mean()), rel=1e-12)
+    assert judged.log_likelihood == pytest.approx(float(found.model.log_prob(a, click).sum()), rel=1e-12)
+    other = fit("position_based", log).evaluate(fresh)
+    assert bool((judged.conditional_perplexity[1:] < other.conditional_perplexity[1:]).all())
+
+
+@pytest.mark.parametrize("name", ["position_based", "multinomial", "dynamic_bayesian", "user_browsing"])
+def test_gradient_and_information_are_those_of_autograd(name: str) -> None:
+    """The gradient equals finite differences, and the information is near the observed Hessian."""
+    log = simulate(typical(name, 3), 40_000, 4, 3, 8, torch.tensor([0.3, 0.5, 0.6, 0.8], dtype=torch.float64))
+    kind, alone = MODELS[name], independent(MODELS[name], 3)
+    sessions = read(log)
+    likelihood = Likelihood(kind, sessions.by_item() if alone else sessions.grouped(), kind.of_items, alone)
+    x = fit(kind, log)._likelihood.x_of(fit(kind, log)._value).numpy()
+    n, h = len(x), 1e-4
+    hessian = torch.zeros(n, n, dtype=torch.float64)
+    for i in range(n):
+        up, down = x.copy(), x.copy()
+        up[i] += h
+        down[i] -= h
+        (f_up, g_up), (f_down, g_down) = likelihood(up), likelihood(down)
+        hessian[i] = torch.as_tensor(g_up - g_down) / (2 * h)
+        middle = likelihood(x)[1][i]
+        assert (f_up - f_down) / (2 * h) == pytest.approx(middle, abs=1e-2)
+    found = likelihood.information(x)
+    block = found.item if found.item.ndim == 2 else torch.as_tensor(found.item).diag().numpy()
+    top = torch.cat([torch.as_tensor(found.shared), torch.as_tensor(found.cross)], 1)
+    low = torch.cat([torch.as_tensor(found.cross).T, torch.as_tensor(block)], 1)
+    mine = torch.cat([top, low])
+    there = mine.diagonal() > 1
+    mine, hessian = mine[there][:, there], hessian[there][:, there]
+    scale = mine.diagonal().rsqrt()
+    gap = scale[:, None] * (mine - hessian) * scale
+    assert float(gap.abs().max()) < 0.08
+
+
+def test_what_the_log_does_not_tell_is_nan_and_said() -> None:
+    """An item that was never shown, one that was never clicked, and a slot that stayed blank."""
+    log = simulate(
+        PositionBased.power(4, 1.0), 4000, 8, 4, 9, appeal(8).index_fill(0, torch.tensor([2]), 0.0)
+    )
+    keep = (log.slate != 5).all(1)
+    log = log.rows(keep)
+    object.__setattr__(log, "slate", log.slate.index_fill(1, torch.tensor([3]), 8))  # as a world's blank slot
+    object.__setattr__(log, "click", log.click.index_fill(1, torch.tensor([3]), 0.0))  # type: ignore[union-attr]
+    found = fit("position_based", log)
+    assert found.converged
+    assert found.attraction.isnan().tolist() == [i == 5 for i in range(8)]
+    assert 0 <= float(found.attraction[2]) < 1e-6
+    assert found.item_errors["attraction"].isnan().tolist() == [i in (2, 5) for i in range(8)]
+    assert found.parameters["examination"].isnan().tolist() == [False, False, False, True]
+    assert found.perplexity.isnan().tolist() == [False, False, False, True]
+    said = " ".join(found.notes)
+    assert "slot 3 was never shown" in said
+    assert "attraction of 1 of 8 items is not in the log" in said
+    assert "attraction of 1 of 8 items lies on its bound" in said
+    assert found.frame()["estimate"].isna().tolist() == [False, False, False, True]
+    assert found.item_frame()["attraction"].isna().sum() == 1
+    # The same without the blank column.
+    bare = fit("position_based", replace(log, slate=log.slate[:, :3], click=log.click[:, :3]))  # type: ignore[index]
+    torch.testing.assert_close(
+        bare.parameters["examination"], found.parameters["examination"][:3], atol=1e-5, rtol=0
+    )
+    # A session with the item of which nothing is known is left out; a new slot is refused.
+    fresh = simulate(PositionBased.power(3, 1.0), 500, 8, 3, 10)
+    assert bare.evaluate(fresh).left_out == int((fresh.slate == 5).any(1).sum()) > 0
+    with pytest.raises(BadInput, match="slot 3 was never shown"):
+        found.evaluate(simulate(PositionBased.power(4, 1.0), 500, 8, 4, 10))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_blank_slots_count_for_nothing(name: str) -> None:
+    """Sessions cut short, with blanks at the end, where a model that reads downward gives the same answer."""
+    if name in ("multinomial", "proportional"):
+        pytest.skip("items below count in models of choice")
+    model = typical(name, 4)
+    log = simulate(model, 6000, 8, 4, 11)
+    short = log.rows(slice(None))
+    cut = torch.arange(6000) % 2 == 0
+    blank = cut[:, None] & (torch.arange(4) >= 2)
+    object.__setattr__(short, "slate", log.slate.masked_fill(blank, 8))
+    object.__setattr__(short, "click", log.click.masked_fill(blank, 0.0))  # type: ignore[union-attr]
+    found = fit(name, short)
+    assert found.converged, found.words
+    for which, z in scores(found, model, appeal(8)).items():
+        assert not len(z) or float(z.abs().max()) < 4.5, which
+
+
+def test_a_prior_makes_surprising_clicks_possible() -> None:
+    model, a = PositionBased.power(3, 1.0), torch.tensor([0.5, 0.4, 0.0, 0.7], dtype=torch.float64)
+    log = simulate(model, 2000, 4, 3, 12, a)
+    fresh = simulate(model, 2000, 4, 3, 13, a + 0.01)
+    pure, smoothed = fit("position_based", log), fit("position_based", log, prior=0.1)
+    assert float(smoothed.attraction[2]) > 1e-6
+    torch.testing.assert_close(pure.attraction, smoothed.attraction, atol=2e-3, rtol=0)
+    assert smoothed.evaluate(fresh).log_likelihood > pure.evaluate(fresh).log_likelihood
+
+
+def test_a_log_of_single_items_with_their_position_is_enough_for_independent_slots() -> None:
+    log = simulate(PositionBased.power(3, 1.0), 3000, 5, 3, 14)
+    assert log.click is not None
+    n = 9000
+    single = Log(
+        torch.arange(n),
+        log.slate.reshape(n, 1),
+        torch.ones(n),
+        torch.zeros(n),
+        n_items=5,
+        click=log.click.reshape(n, 1),
+        position=torch.arange(3).repeat(3000),
+    )
+    whole, pieces = fit("position_based", log), fit("position_based", single)
+    torch.testing.assert_close(whole.parameters, pieces.parameters, atol=1e-6, rtol=0)
+    with pytest.raises(BadInput, match="cascade needs whole slates"):
+        fit("cascade", single)
+
+
+def test_repeated_sessions_count_each_time() -> None:
+    model = typical("dynamic_bayesian", 3)
+    log = simulate(model, 2000, 4, 3, 15)
+    tenfold = log.rows(torch.arange(2000).repeat(10))
+    once, often = fit("dynamic_bayesian", log), fit("dynamic_bayesian", tenfold)
+    assert often.log_likelihood == pytest.approx(10 * once.log_likelihood)
+    assert often.sessions == 20_000
+    for name, error in once.item_errors.items():
+        torch.testing.assert_close(often.item_errors[name] * math.sqrt(10), error, rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_with_known_relevance_only_the_model_is_estimated(name: str) -> None:
+    model = typical(name, 4)
+    log = simulate(model, 8000, 30, 4, 16)
+    found = fit(name, log, attraction=appeal(30)[log.slate])
+    assert found.converged, found.words
+    assert found.items == {}
+    for which, z in scores(found, model, appeal(30)).items():
+        assert not len(z) or float(z.abs().max()) < 4.5, which
+    assert found.evaluate(log, appeal(30)[log.slate]).log_likelihood == pytest.approx(found.log_likelihood)
+    with pytest.raises(BadInput, match="if and only if"):
+        found.evaluate(log)
+    with pytest.raises(BadInput, match="not estimated"):
+        _ = found.attraction
+
+
+def test_a_world_tells_its_examination() -> None:
+    """Attractions differ between users, but random rankings make the slots comparable all the same."""
+    world = Feed(FeedSpec(items=40, slots=6, horizon=20, base=-2.0, click_model="position_based"))
+    log = roll(world, Random(), 3000, Seed(17), propensities=True).log(world)
+    found = fit("position_based", log)
+    truth = world.examination().double()
+    error = found.errors["examination"]
+    z = ((found.parameters["examination"] - truth) / error)[1:]
+    assert float((found.parameters["examination"] - truth).abs().mean()) < 0.02
+    assert float(z.abs().max()) < 4.5
+
+
+def bad(change: str) -> tuple[str, Log]:
+    log = simulate(PositionBased.power(3, 1.0), 300, 6, 3, 18)
+    assert log.click is not None
+    none = torch.zeros_like(log.click)
+    fixed = torch.tensor([0, 1, 2]).expand(300, 3).clone()
+    model = {"unknown": "position_bsed", "impossible": "cascade"}.get(change, "position_based")
+    changed: dict[str, dict[str, Any]] = {
+        "no column": {"click": None},
+        "no clicks": {"click": none},
+        "dwell": {"click": log.click.index_fill(0, torch.tensor([7]), 2.5)},
+        "one slot": {"slate": log.slate[:, :1], "click": log.click[:, :1]},
+        "fixed ranking": {"slate": fixed},
+        "impossible": {"click": none.index_fill(0, torch.tensor([4]), 1.0)},
+    }
+    return model, replace(log, **changed.get(change, {}))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("unknown", "no click model named position_bsed; did you mean position_based"),
+        ("no column", "no column click"),
+        ("no clicks", "no session of the log has a click"),
+        ("dwell", r"column click, row 7, slot 0: 2\.5 is not 0 or 1"),
+        ("one slot", "the log has one slot"),
+        ("fixed ranking", "slots 1, 2 share no clicked item with slot 0"),
+        (
+            "impossible",
+            "column click, row 4, slot 1: a click after those above it is impossible under cascade",
+        ),
+    ],
+)
+def test_logs_that_cannot_be_fitted_are_refused(change: str, words: str) -> None:
+    model, log = bad(change)
+    with pytest.raises(BadInput, match=words):
+        fit(model, log)
+
+
+def test_attractions_that_cannot_be_are_refused() -> None:
+    _, log = bad("")
+    for attraction, words in (
+        (torch.full((300, 2), 0.5), r"attraction has the shape \(300, 2\)"),
+        (torch.full((300, 3), 1.5), r"column attraction, row 0, slot 0: 1\.5 is not a probability"),
+    ):
+        with pytest.raises(BadInput, match=words):
+            fit("position_based", log, attraction=attraction)
+
+
+def test_a_fixed_ranking_is_enough_where_relevance_is_known() -> None:
+    _, log = bad("fixed ranking")
+    found = fit("position_based", log, attraction=appeal(6)[log.slate] + 0.1)
+    assert found.converged
+    assert part("click model", "position_based") is type(found.model)
