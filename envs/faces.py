@@ -235,10 +235,13 @@ class WorldVectorEnv(VectorEnv[Observation, Any, Any]):
         found = seen(self.world, state)
         if self.tensors:
             return found
-        return {k: self._shared(v) if v.stride(0) == 0 else self._give(v) for k, v in found.items()}
-
-    def _shared(self, value: Tensor) -> Any:
-        return np.broadcast_to(self._give(value[0]), tuple(value.shape))
+        given = {}
+        for name, value in found.items():
+            if value.stride(0) == 0:
+                given[name] = np.broadcast_to(self._give(value[0]), tuple(value.shape))
+            else:
+                given[name] = self._give(value) if name in ("features", "candidates") else value.cpu().numpy()
+        return given
 
 
 def make_env(

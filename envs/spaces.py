@@ -76,7 +76,10 @@ def action_space(world: SlateWorld[Any], *, flat: bool = False) -> spaces.MultiD
 
 
 def seen(world: SlateWorld[Any], state: State[Any]) -> dict[str, Tensor]:
-    """Return the observation of each row, as tensors; what all rows share is one row, broadcast."""
+    """Return the observation of each row, as tensors; what all rows share is one row, broadcast.
+
+    Only `features`, `candidates` and what is broadcast may be tensors of the world itself.
+    """
     context = world.observe(state)
     assert context.popularity is not None
     found = {
@@ -88,7 +91,8 @@ def seen(world: SlateWorld[Any], state: State[Any]) -> dict[str, Tensor]:
     if state.candidates is not None:
         found["candidates"] = context.candidates
         if world.catalog.features.shape[1]:
-            found["candidate_features"] = world.catalog.features[context.candidates]
+            rows = world.catalog.features.index_select(0, context.candidates.reshape(-1))
+            found["candidate_features"] = rows.view(*context.candidates.shape, -1)
     if state.market.available is not None:
         if state.candidates is None:
             found["mask"] = state.market.available.to(torch.int8).expand(len(state.user), -1)
