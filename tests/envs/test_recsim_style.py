@@ -74,13 +74,13 @@ def run_one_episode(env: Any, agent: Any, max_steps: int = 1000) -> tuple[int, f
 def test_a_loop_of_recsim_runs_to_the_end_of_episodes(name: str) -> None:
     env = make_recsim_style(name, seed=1, **ids()[name].small)
     agent = ClickedAgent(env.action_space)
-    played = [run_one_episode(env, agent) for _ in range(2)]
-    assert len(agent.ended) == 2
-    assert all(1 <= steps <= env.world.horizon for steps, _ in played)
+    played = run_one_episode(env, agent)
+    assert len(agent.ended) == 1
+    assert 1 <= played[0] <= env.world.horizon
     assert {int(doc_id) for doc_id in agent.clicks} <= set(range(env.world.catalog.n_items))
     env.reset_sampler()
     again = ClickedAgent(env.action_space)
-    assert [run_one_episode(env, again) for _ in range(2)] == played
+    assert run_one_episode(env, again) == played
     assert again.clicks == agent.clicks
 
 
