@@ -16,6 +16,9 @@ from simlab.context import Catalog
 from simlab.errors import BadInput
 from simlab.seeds import Luck, Seed
 
+NEVER = 1e-30
+"""A probability below any uniform, and whose inverse is finite."""
+
 FURTHEST = 6.0
 """A uniform has 23 bits: no normal is further from zero."""
 
@@ -147,7 +150,7 @@ class Promotion(SlateWorld[PromotionUsers]):
         self, users: PromotionUsers, market: MarketState, slate: Int[Tensor, "user slot"]
     ) -> Float[Tensor, "user slot"]:
         """Return p1 of each item of the slate."""
-        return self._shown(users, slate).treated * (slate != self.blank)
+        return self._shown(users, slate).treated.clamp(min=NEVER) * (slate != self.blank)
 
     def value(self, users: PromotionUsers, slate: Int[Tensor, "user slot"]) -> Float[Tensor, "user slot"]:
         """Return what a click on each item adds to the mean reward: (τ - cost/θ) / p1.
@@ -155,8 +158,10 @@ class Promotion(SlateWorld[PromotionUsers]):
         Only the share τ/p1 of the clicks was caused; the others would have been purchases anyway.
         """
         shown = self._shown(users, slate)
-        gain: Tensor = (shown.cate - self.spec.cost / self.examination()) / shown.treated
-        return gain.masked_fill(slate == self.blank, 0.0)
+        gain = shown.cate - self.spec.cost / self.examination()
+        # Who never clicks can still be put off: chance · value must stay θ τ - cost.
+        value: Tensor = gain / shown.treated.clamp(min=NEVER)
+        return value.masked_fill(slate == self.blank, 0.0)
 
     def unasked(self, users: PromotionUsers) -> Float[Tensor, " user"]:
         """Return Σ_i p0_i: what is bought without any promotion."""

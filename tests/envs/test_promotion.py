@@ -258,6 +258,21 @@ def test_fatigue_wears_off_the_effect_and_nothing_else() -> None:
     assert torch.equal(static.cate(first), static.cate(second))
 
 
+def test_expected_reward_is_exact_where_nobody_clicks() -> None:
+    """Users who are all sleeping dogs never click, and are put off all the same."""
+    world = Promotion(
+        replace(SMALL, effect=0.5, sleeping_dogs=1.0, sharpness=1e4, cost=0.1, position_bias=1.0)
+    )
+    state = world.reset(200, Seed(0))
+    slate = some_slates(world, 200, 0)
+    assert float(world.treated(state).min()) == 0.0
+    gain = world.examination() * world.cate(state).gather(1, slate) - 0.1
+    truth = world.baseline(state).sum(1) + gain.sum(1)
+    torch.testing.assert_close(world.expected_reward(state, slate), truth, atol=1e-5, rtol=0)
+    loss = world.step(state, slate, Seed(0))[1].click[world.treated(state).gather(1, slate) == 0]
+    assert float(loss.sum()) == 0
+
+
 # Trials -----------------------------------------------------------------------------------------
 
 
@@ -287,14 +302,15 @@ def test_propensities_are_the_chances_of_exposure() -> None:
     """By the formula; calibrated against exposures; and `visible` is their mean given X (Monte Carlo)."""
     world, n = Promotion(SMALL), 100_000
     how: dict[str, Any] = {"treated": 0.3, "confounding": 1.2, "hidden": 0.8, "overlap": 0.05}
-    trial = world.trial(n, Seed(9), item=2, **how)
-    seen = world.spec.taste * trial.X @ world.catalog.features[2, :3].double()
+    trial = world.trial(n, Seed(9), item=0, **how)
+    seen = world.spec.taste * trial.X @ world.catalog.features[0, :3].double()
     share = (0.3 - 0.05) / 0.9
     logit = math.log(share / (1 - share)) + 1.2 * seen + 0.8 * world.spec.hidden * trial.hidden
     torch.testing.assert_close(trial.propensity, 0.05 + 0.9 * logit.sigmoid(), atol=1e-6, rtol=0)
     assert 0.05 <= trial.overlap < 0.06
     surplus = trial.T - trial.propensity
-    for weight in (torch.ones(n), trial.X[:, 0], trial.hidden, trial.propensity):
+    assert abs(float(torch.corrcoef(torch.stack([surplus, trial.Y1]))[0, 1])) < 4 / n**0.5
+    for weight in (torch.ones(n), trial.X[:, 0], trial.hidden, trial.propensity, trial.Y0, trial.Y1):
         z = (surplus * weight).mean() / (surplus * weight).std() * n**0.5
         assert abs(float(z)) < 4
     bend = trial.propensity - trial.visible
