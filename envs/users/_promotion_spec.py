@@ -28,7 +28,7 @@ class PromotionSpec(WorldSpec):
     slots: int = setting(3, 1)
     horizon: int = setting(20, 1)
     covariates: int = setting(6, 1)
-    base: float = setting(-2.5)
+    base: float = setting(-2.5, -30, 30)
     taste: float = setting(1.5, 0)
     popularity: float = setting(0.5, 0)
     hidden: float = setting(1.0, 0)
