@@ -214,7 +214,8 @@ class OrganicBandit(SlateWorld[Shoppers]):
     ) -> Float[Tensor, "user slot"]:
         """Return ff(β_a·ω + ν_a)."""
         row = self._rows.index_select(0, slate.reshape(-1)).view(*slate.shape, -1)
-        score = torch.linalg.vecdot(row[..., :-1], users.taste.unsqueeze(1)) + row[..., -1]
+        taste = torch.nn.functional.pad(users.taste, (0, 1), value=1.0)  # times ν
+        score = torch.bmm(row, taste.unsqueeze(2)).squeeze(2)
         return self._rate(score).mul_(slate != self.blank)
 
     def relevance(self, state: State[Shoppers]) -> Float[Tensor, "user item"]:

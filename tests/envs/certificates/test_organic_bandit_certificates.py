@@ -133,13 +133,13 @@ def test_v0_skips_the_step_of_taste_after_a_click() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "margin"), [("v0", 0.05), ("v1", 0.15)])
-def test_over_whole_lives_organic_views_beat_popularity(name: str, margin: float) -> None:
-    """Clicks of 1,000 paired users in each of 20 catalogues: a share more than popularity's, at 99 %."""
+def test_organic_views_beat_popularity_in_clicks(name: str, margin: float) -> None:
+    """The same in clicks: of 500 paired users over their first 100 events, in each of 20 catalogues."""
     more = []
     for seed in range(20):
         world = make_world(f"OrganicBandit-{name}", world_seed=seed, remember=0)
         own, popular = (
-            float(roll(world, policy, 1000, Seed(seed)).reward.sum())
+            float(roll(world, policy, 500, Seed(seed), steps=100).reward.sum())
             for policy in (MostViewed(world.catalog.n_items), Popularity())
         )
         more.append(own / popular - 1)
