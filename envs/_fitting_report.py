@@ -16,6 +16,9 @@ from envs.clicks.contract import ClickModel
 from simlab.errors import BadInput
 from simlab.log import Log
 
+FEW = 4
+"""Clicks an item below which a value for each item takes up so much that the shared values are off."""
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -222,6 +225,10 @@ def _notes(likelihood: Likelihood, bound: Mask, silent: Mask, lost: Mask) -> lis
     unseen = (sessions.shown.sum(0) == 0).nonzero().squeeze(1).tolist()
     if unseen:
         said.append(f"{_listed('slot', unseen)} never shown: nan")
+    shown, clicks = sessions.per_item()
+    mean = float(clicks.sum() / (shown > 0).sum())
+    if likelihood.families and likelihood.size and mean < FEW:
+        said.append(f"an item has {mean:.1f} clicks on average: below about {FEW}, parameters are biased")
     why = {
         "is not in the log at all: nan": silent,
         "cannot be told apart from the other values: nan": lost & ~silent,

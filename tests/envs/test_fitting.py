@@ -61,16 +61,17 @@ def scores(found: ClickFit, model: ClickModel, a: Tensor) -> dict[str, Tensor]:
 
 
 def test_the_position_bias_is_found_again() -> None:
-    """To .005 on 60,000 sessions: under trust bias too, where the model of examination alone is .05 off."""
+    """To .005 on 60,000 sessions: under trust bias too, where examination alone is .04 off."""
     truth = 1 / torch.arange(1, 11, dtype=torch.float64)
-    a = torch.linspace(0.03, 0.6, 40, dtype=torch.float64)
-    plain, trusting = PositionBased.power(10, 1.0), TrustBias.power(10, 1.0, 0.65)
+    a = torch.linspace(0.05, 0.75, 40, dtype=torch.float64)
+    plain, trusting = PositionBased.power(10, 1.0), TrustBias.power(10, 1.0, 0.8)
     error: dict[str, float] = {}
     for model, names in ((plain, ["position_based"]), (trusting, ["trust_bias", "position_based"])):
         log = simulate(model, 60_000, 40, 10, 1, a)
         for name in names:
             theta = fit(name, log).model.theta()
             error[f"{name} on {type(model).__name__}"] = float((theta - truth).abs().mean())
+    # Seeds 0 to 9: at least 0.040 here, and at most 0.0046 below.
     assert error.pop("position_based on TrustBias") > 0.03
     assert max(error.values()) <= 0.005, error
 
@@ -98,7 +99,9 @@ def test_every_model_is_found_again(name: str) -> None:
 @pytest.mark.parametrize("name", MODELS)
 def test_standard_errors_are_calibrated(name: str) -> None:
     """Over 30 logs, the mean of z² of each kind of value is near 1."""
-    model, slots, items = typical(name, 4), 4, 8
+    # At 4 slots the mixed decay is so weak that many a fit ends at γ = 1, where nothing is asymptotic.
+    slots, items = 7 if name == "mixed_decay" else 4, 8
+    model = typical(name, slots)
     a = torch.linspace(0.15, 0.85, items, dtype=torch.float64)
     squares: dict[str, list[Tensor]] = {}
     for seed in range(30):
@@ -241,6 +244,20 @@ def test_blank_slots_count_for_nothing(name: str) -> None:
         assert not len(z) or float(z.abs().max()) < 4.5, which
 
 
+def test_too_few_clicks_an_item_are_said() -> None:
+    """With 1 click an item the parameters are biased, and the notes say so."""
+    model, items = typical("position_based", 5), 3000
+    few = Seed(19).at(torch.arange(3000), torch.zeros(3000, dtype=torch.long))
+    slate = (few.uniform("first", 1) * 600).long() + 600 * few.uniform("order", 5).argsort(1)
+    click = model.sample(appeal(items)[slate], few.uniform("clicks", 5).double()).double()
+    found = fit(
+        "position_based", Log(few.user, slate, torch.ones(3000), click.sum(1), n_items=items, click=click)
+    )
+    assert any("clicks on average" in note for note in found.notes)
+    plenty = simulate(model, 3000, 20, 5, 19)
+    assert fit("position_based", plenty).notes == ()
+
+
 def test_a_prior_makes_surprising_clicks_possible() -> None:
     model, a = PositionBased.power(3, 1.0), torch.tensor([0.5, 0.4, 0.0, 0.7], dtype=torch.float64)
     log = simulate(model, 2000, 4, 3, 12, a)
@@ -305,7 +322,7 @@ def test_a_world_tells_its_examination() -> None:
     truth = world.examination().double()
     error = found.errors["examination"]
     z = ((found.parameters["examination"] - truth) / error)[1:]
-    assert float((found.parameters["examination"] - truth).abs().mean()) < 0.02
+    assert float((found.parameters["examination"] - truth).abs().mean()) < 0.008
     assert float(z.abs().max()) < 4.5
 
 
