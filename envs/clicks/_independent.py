@@ -12,7 +12,8 @@ from envs.clicks.contract import ClickModel
 class Independent(ClickModel):
     """Clicks are independent over slots, and slot k is examined with P(examined) = θ_k, whatever is shown.
 
-    A model writes `theta`; P(click at k) is θ_k a_k unless it says otherwise.
+    A model writes `theta`; P(click at k) is θ_k a_k unless it says otherwise in `probs`, which returns a
+    tensor of its own: `sample` writes into it.
     """
 
     @abstractmethod

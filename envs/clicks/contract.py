@@ -2,7 +2,7 @@
 
 The **attraction** a_k of an item is P(click | examined); in a model of choice, where items compete, it is the
 probability of a click on the item shown alone. Attractions are in [0, 1]. A model is frozen data: its
-parameters are tensors with one value, one a slot [slot], or one a row and slot [user slot].
+parameters are tensors with one value, one a slot [slot], one a row and slot [user slot], or a table.
 """
 
 from abc import ABC, abstractmethod
