@@ -16,7 +16,7 @@ from envs.clicks.contract import ClickModel
 from simlab.errors import BadInput
 from simlab.log import Log
 
-FEW = 4
+FEW = 2
 """Clicks an item below which a value for each item takes up so much that the shared values are off."""
 
 

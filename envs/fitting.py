@@ -60,7 +60,7 @@ def fit(
     attraction of an item never clicked) has none, and those of the others take it as known.
 
     With very few clicks an item, a value for each item is too much to ask, and the shared parameters are
-    biased (Neyman and Scott 1948): at 1 click an item θ = 0.50 came out as 0.58, at 4 within its error.
+    biased (Neyman and Scott 1948): at 1.1 clicks an item θ = 0.50 came out as 0.56, at 2.2 as 0.51 ± 0.01.
     `notes` says so; give the attraction, from a model of relevance, or fit to items shown more often.
 
     Args:
