@@ -74,7 +74,7 @@ class LongTermSatisfaction(SlateWorld[LongTermSatisfactionUsers]):
     candidates are drawn at each step, without replacement, from a fixed catalogue.
 
     **The defect of v0**: at RecSim's sensitivity of 0.01 satisfaction hardly moves (from .49 to .51), so that
-    showing the most clickbait always earns more (about 1118 an episode) than the least (786).
+    showing the most clickbait always earns more (about 1117 an episode) than the least (786).
 
     ## Action
     K different item ids, top first. Only the top one is consumed.
