@@ -11,7 +11,6 @@ from envs.oracles import FarSighted, Oracle
 from envs.registry import make_world
 from envs.rollout import roll
 from envs.users.long_term_satisfaction import LongTermSatisfaction
-from simlab.policy import Policy
 from simlab.seeds import Seed
 from tests.envs.measuring import interval
 from tests.envs.twin_long_term_satisfaction import Diet
@@ -32,7 +31,7 @@ def returns(world: LongTermSatisfaction, policy: Any, users: int = 1000) -> Tens
     return roll(world, policy, users, Seed(1)).reward.double().sum(0)
 
 
-def gain(world: LongTermSatisfaction, one: Policy, other: Policy, users: int = 1000) -> tuple[float, float]:
+def gain(world: LongTermSatisfaction, one: Any, other: Any, users: int = 1000) -> tuple[float, float]:
     """Return the 99 % interval of the paired difference of returns."""
     return interval((returns(world, one, users) - returns(world, other, users)).tolist())
 
