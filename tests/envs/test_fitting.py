@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from envs._fitting_likelihood import Likelihood
-from envs._fitting_sessions import independent, read
 from envs.clicks.contract import ClickModel
 from envs.clicks.position_based import PositionBased
 from envs.clicks.trust_bias import TrustBias
 from envs.fitting import ClickFit, fit
+from envs.fitting.likelihood import Likelihood
+from envs.fitting.sessions import independent, read
 from envs.rollout import roll
 from envs.users.feed import Feed, FeedSpec
 from simlab.errors import BadInput

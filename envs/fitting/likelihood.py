@@ -15,9 +15,9 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
-from envs._fitting_information import Information
-from envs._fitting_sessions import Sessions
 from envs.clicks.contract import ClickModel
+from envs.fitting.information import Information
+from envs.fitting.sessions import Sessions
 
 Array = NDArray[np.float64]
 _STEP = 1e-5  # of the central differences, in units of x

@@ -9,10 +9,10 @@ from jaxtyping import Float
 from scipy.stats import norm
 from torch import Tensor
 
-from envs._fitting_information import NOTHING, Information, Mask
-from envs._fitting_likelihood import Array, Likelihood
-from envs._fitting_sessions import read
 from envs.clicks.contract import ClickModel
+from envs.fitting.information import NOTHING, Information, Mask
+from envs.fitting.likelihood import Array, Likelihood
+from envs.fitting.sessions import read
 from simlab.errors import BadInput
 from simlab.log import Log
 

@@ -3,8 +3,8 @@
 import numpy as np
 from scipy.optimize import minimize
 
-from envs._fitting_information import Factor, Information
-from envs._fitting_likelihood import Array, Likelihood
+from envs.fitting.information import Factor, Information
+from envs.fitting.likelihood import Array, Likelihood
 
 DENSE = 2000
 """Up to so many values of items, the information between any two of them is kept."""

@@ -26,16 +26,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from envs._fitting_likelihood import Likelihood
-from envs._fitting_report import ClickFit, Evaluation, report
-from envs._fitting_search import search
-from envs._fitting_sessions import Sessions, independent, read
 from envs.clicks.contract import ClickModel
+from envs.fitting.likelihood import Likelihood
+from envs.fitting.report import ClickFit, report
+from envs.fitting.search import search
+from envs.fitting.sessions import Sessions, independent, read
 from simlab.errors import BadInput
 from simlab.log import Log
 from simlab.parts import names, part
-
-__all__ = ["ClickFit", "Evaluation", "fit"]
 
 
 def fit(
