@@ -195,11 +195,11 @@ class Sardine(SlateWorld[SardineUsers]):
         A heuristic, not a proven optimum, found by search on 300 users of seed 5. It starts from the best
         rationing known for the stock code: at most 4 clicks of a topic in the window, 423 ± 14 clicks in
         SlateTopK-Bored-v0. Searched were `new` (0 … 6: what is about to be forgotten does not count), the
-        room stretched by 1, 1.3, 1.6 and 2, and `spread` (0, .02, .1, .3). What was chosen earns, on 300 other
-        users (seed 6, 99 % intervals) and against the myopic oracle: SlateTopK-Bored 483 ± 9 to 142;
+        room stretched by 1, 1.3, 1.6 and 2, and `spread` (0, .02, .1, .3). What was chosen earns, on 300
+        other users (seed 6, 99 % intervals) and against the myopic oracle: SlateTopK-Bored 483 ± 9 to 142;
         SlateTopK-BoredInf-v1 497 ± 7 to 135, v0 303 ± 5 to 147; SlateTopK-Uncertain-v1 424 ± 6 to 133, v0
-        299 ± 3 to 137; SlateRerank-Bored 16.8 ± .6 to 13.5; SingleItem-BoredInf-v1 99.9 to 50, v0 75.4 ± .7 to
-        50.5. A bound that needs no search is Σ_k θ_k clicks a step: 535 in the 100 steps of SlateTopK.
+        299 ± 3 to 137; SlateRerank-Bored 16.8 ± .6 to 13.5; SingleItem-BoredInf-v1 99.9 to 50, v0 75.4 ± .7
+        to 50.5. A bound that needs no search is Σ_k θ_k clicks a step: 535 in the 100 steps of SlateTopK.
 
         Args:
             state: where the shard is.
