@@ -282,7 +282,7 @@ class SlateWorld(ABC, Generic[Users]):
             return None
         count, items = self.spec.candidates, self.catalog.n_items
         luck = seed.at(user, step)
-        if count > 32:  # the shuffle below takes count² steps
+        if count > 64:  # the draw below takes count² steps
             return luck.uniform("candidates", items).topk(count, 1).indices
         return sample_without_replacement(luck.uniform("candidates", count), items)
 
@@ -419,19 +419,20 @@ class Twin(Generic[Users]):
 def sample_without_replacement(uniform: Float[Tensor, "user cand"], n_items: int) -> Int[Tensor, "user cand"]:
     """Turn C uniforms a row into C different items of n, every ordered choice equally likely.
 
-    A partial Fisher-Yates shuffle of 0 … n - 1 that remembers only the places it touched: draw j takes the
-    item at place j + ⌊u (n - j)⌋, and puts the item of place j there.
+    Draw j takes the ⌊u (n - j)⌋-th smallest of the items that are left. Of those taken before, each one at or
+    below it pushes it up by one, smallest first; columns are laid out one after the other, as each is read
+    as a whole.
     """
     rows, count = uniform.shape
     left = n_items - torch.arange(count, device=uniform.device)
-    place = (uniform.double() * left).long() + torch.arange(count, device=uniform.device)
-    chosen = torch.empty(rows, count, dtype=torch.long, device=uniform.device)
-    touched = torch.empty_like(chosen)  # what stands at place[:, j] after draw j
+    chosen = (uniform.double() * left).to(torch.int32).T.contiguous()
+    taken = torch.empty_like(chosen)  # the items drawn so far, sorted
     for j in range(count):
-        here = place[:, j]
-        item, first = here.clone(), torch.full_like(here, j)
-        for i in range(j):  # the last touch of a place wins
-            item = torch.where(place[:, i] == here, touched[:, i], item)
-            first = torch.where(place[:, i] == j, touched[:, i], first)
-        chosen[:, j], touched[:, j] = item, first
-    return chosen
+        item = chosen[j]
+        for i in range(j):
+            item += taken[i] <= item
+        last = item
+        for i in range(j):
+            taken[i], last = torch.minimum(taken[i], last), torch.maximum(taken[i], last)
+        taken[j] = last
+    return chosen.T.long()
