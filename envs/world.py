@@ -423,7 +423,7 @@ def sample_without_replacement(uniform: Float[Tensor, "user cand"], n_items: int
     below it pushes it up by one, smallest first; columns are laid out one after the other, as each is read
     as a whole.
     """
-    rows, count = uniform.shape
+    count = uniform.shape[1]
     left = n_items - torch.arange(count, device=uniform.device)
     chosen = (uniform.double() * left).to(torch.int32).T.contiguous()
     taken = torch.empty_like(chosen)  # the items drawn so far, sorted

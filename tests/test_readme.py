@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from envs.registry import ids
 from simlab.lab.cli import main
 
 ROOT = Path(__file__).parents[1]
@@ -17,7 +18,7 @@ COMMANDS = [[line for line in body.splitlines() if line.startswith("simlab ")] f
 
 
 def test_each_job_has_its_examples() -> None:
-    assert len(PYTHON) == 3
+    assert len(PYTHON) == 4
     assert [len(commands) for commands in COMMANDS] == [0, 2, 3]
     assert {language for language, _ in BLOCKS} == {"python", "sh"}
 
@@ -50,6 +51,8 @@ def test_the_python_runs(number: int, capsys: pytest.CaptureFixture[str]) -> Non
     elif "diagnose" in PYTHON[number]:
         assert "SNIPS" in said
         assert said.rstrip().endswith("ok")
+    elif "make_sb3" in PYTHON[number]:
+        assert said == f"{len(ids())} worlds, such as simlab/InterestEvolution-v1\n"
     else:
         assert "popularity" in said
 
