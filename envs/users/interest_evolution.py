@@ -96,7 +96,7 @@ class InterestEvolution(SlateWorld[InterestEvolutionUsers]):
     **The defects of v0**: interests move the odds of a click by little (from ½ to 1 as u goes from 0 to 1),
     quality is the same for everybody, and a click in a topic that is not liked lowers the interest more often
     than not. So the rule "show the highest topics", which does not look at the user, earns half as much again
-    as sorting by the true click probabilities (266 : 168 minutes), and planning ahead (277) pays just as well
+    as sorting by the true click probabilities (265 : 168 minutes), and planning ahead (278) pays just as well
     where interests stand still (282).
 
     ## Action
@@ -126,8 +126,8 @@ class InterestEvolution(SlateWorld[InterestEvolutionUsers]):
     * v1: interest decides what is clicked, good things are an acquired taste, and a click always moves the
       interest up. Far-sighted recommenders can steer each user to the good topic that is nearest; nobody can
       where interests stand still (`evolution=0`). All may be shown: of 10 random candidates the topic that a
-      user is steered to is mostly not one. Minutes: far-sighted 530, best topic for all 383, myopic 143,
-      popularity 120, random 113; without evolution 173, 23, 142, 115, 107.
+      user is steered to is mostly not one. Minutes: far-sighted 552, best topic for all 409, myopic 142,
+      popularity 120, random 112; without evolution 172, 25, 141, 115, 106.
 
     Args:
         spec: the settings.
