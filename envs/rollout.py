@@ -29,7 +29,7 @@ class Trajectories:
         active: whether the user was there; elsewhere nothing was shown and all is zero.
         terminated: the user left for good after this step.
         truncated: the user's time was up after this step.
-        features: what the policy saw of the user.
+        features: what the policy saw of the user; kept with the propensities, for a log.
         candidates: what could have been shown, padded with -1, where it was not always the whole catalogue;
             kept with the propensities.
         propensity: probability of the whole slate, if asked for.
@@ -47,7 +47,7 @@ class Trajectories:
     active: Bool[Tensor, "step user"]
     terminated: Bool[Tensor, "step user"]
     truncated: Bool[Tensor, "step user"]
-    features: Float[Tensor, "step user feat"]
+    features: Float[Tensor, "step user feat"] | None
     candidates: Int[Tensor, "step user cand"] | None
     propensity: Float[Tensor, "step user"] | None
     slot_propensity: Float[Tensor, "step user slot"] | None
@@ -80,7 +80,7 @@ class Trajectories:
             slot_propensity=None if self.slot_propensity is None else rounds(self.slot_propensity),
             click=rounds(self.click).double(),
             reward=rounds(self.reward).double(),
-            features=rounds(self.features).double(),
+            features=None if self.features is None else rounds(self.features).double(),
             candidates=None if self.candidates is None else rounds(self.candidates),
             terminated=rounds(self.terminated),
             truncated=rounds(self.truncated),
@@ -129,8 +129,9 @@ def roll(
         chosen = policy.distribution(context, world.slots)
         columns = chosen.sample(policy_seed.at(state.user, state.step))
         slate = context.slate(columns)
-        row: dict[str, Tensor] = {"slate": slate, "features": context.features}
+        row: dict[str, Tensor] = {"slate": slate}
         if propensities:
+            row["features"] = context.features
             row["propensity"] = chosen.log_prob(columns).double().exp()
             if state.candidates is not None or state.market.available is not None:
                 row["candidates"] = _offered(context)
@@ -151,6 +152,7 @@ def roll(
     done = {name: torch.stack(values) for name, values in kept.items()}
     return Trajectories(
         user=torch.arange(first_user, first_user + n, device=world.device),
+        features=done.pop("features", None),
         candidates=done.pop("candidates", None),
         propensity=done.pop("propensity", None),
         slot_propensity=done.pop("slot_propensity", None),
