@@ -29,7 +29,7 @@ class Trajectories:
         active: whether the user was there; elsewhere nothing was shown and all is zero.
         terminated: the user left for good after this step.
         truncated: the user's time was up after this step.
-        features: what the policy saw of the user; kept with the propensities, for a log.
+        features: what the policy saw of the user, if asked for.
         candidates: what could have been shown, padded with -1, where it was not always the whole catalogue;
             kept with the propensities.
         propensity: probability of the whole slate, if asked for.
@@ -100,6 +100,7 @@ def roll(
     steps: int | None = None,
     propensities: bool = False,
     slot_propensities: bool = False,
+    features: bool = False,
     tick: Callable[[], None] | None = None,
 ) -> Trajectories:
     """Let a policy act for one shard of new users who share a market.
@@ -115,6 +116,7 @@ def roll(
         steps: how many steps at most, the world's horizon by default; it ends when nobody is left.
         propensities: keep the probability of each slate, which makes a valid log.
         slot_propensities: keep the probability of each item at its slot too: dear for many candidates.
+        features: keep what the policy saw of the user; with `propensities` they are always kept.
         tick: called after each step, for a progress bar.
     """
     steps = world.horizon if steps is None else steps
@@ -130,8 +132,9 @@ def roll(
         columns = chosen.sample(policy_seed.at(state.user, state.step))
         slate = context.slate(columns)
         row: dict[str, Tensor] = {"slate": slate}
-        if propensities:
+        if features or propensities:
             row["features"] = context.features
+        if propensities:
             row["propensity"] = chosen.log_prob(columns).double().exp()
             if state.candidates is not None or state.market.available is not None:
                 row["candidates"] = _offered(context)

@@ -36,7 +36,7 @@ def run(name: str, rule: str, settings: tuple[tuple[str, Any], ...] = ()) -> Tra
         "popularity": Popularity(),
     }
     policy = policies.get(rule) or fixed(world, int(rule))
-    return roll(world, policy, 300, Seed(7))
+    return roll(world, policy, 300, Seed(7), propensities=True)  # which keeps the interests
 
 
 def minutes(name: str, rule: str, **settings: Any) -> Tensor:
@@ -140,6 +140,8 @@ def test_v1_users_are_steered_to_good_topics() -> None:
 
     def steered(rule: str, **settings: Any) -> float:
         seen = run(V1, rule, tuple(settings.items()))
+        assert seen.features is not None
+        assert seen.features is not None
         last = seen.active.sum(0) - 1
         good = seen.features[last, torch.arange(len(last)), TRASHY:].max(1).values
         assert float(seen.features[0, :, TRASHY:].max()) <= 0
