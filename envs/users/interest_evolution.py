@@ -287,7 +287,7 @@ class InterestEvolution(SlateWorld[InterestEvolutionUsers]):
         taken = torch.zeros_like(interest)
         net = spec.length - back * self.mean_quality
         for t in range(clicks):
-            cost = net + spec.penalty / (self.slots * self._odds(interest)).clamp(min=1e-9)
+            cost = net + spec.penalty / (self.slots * (0.5 + interest / 2) ** spec.sharpness).clamp(min=1e-9)
             now = (left / cost).clamp(max=1.0) if t < clicks - 1 else left / cost
             taken = taken + now
             left = left - now * cost
