@@ -224,38 +224,19 @@ def main() -> None:
     for key in chosen:
         for items in ITEMS[:1] if quick else ITEMS:
             world = variant(key, items, device)
-            if world is None:
-                continue
-            for batch in batches:
+            for batch in batches if world is not None else []:
+                assert world is not None
+                name = f"{world.catalog.n_items:,} items, slate {world.slots}, batch {batch:,}"
                 if key.startswith(WIDE) and batch * items > 1e8:
-                    print(
-                        f"{key} at batch {batch:,} and {items:,} items is left out: a step takes [user item] work"
-                    )
+                    print(f"{key.removeprefix(PREFIX)}, {name} is left out: a step takes [user item] work")
                     continue
-                n = world.catalog.n_items
-                name = f"{n:,} items, slate {world.slots}, batch {batch:,}"
-                add(
-                    key,
-                    name,
-                    speed(world, batch, repeat),
-                    items=n,
-                    slots=world.slots,
-                    batch=batch,
-                    mode="eager",
-                )
-                if not quick and key.removeprefix(PREFIX) in MAIN and (items, batch) == (ITEMS[0], 10_000):
+                what = {"items": world.catalog.n_items, "slots": world.slots, "batch": batch}
+                add(key, name, speed(world, batch, seconds), mode="eager", **what)
+                fused = not quick and key.removeprefix(PREFIX) in MAIN and items == ITEMS[0]
+                if fused and batch == 10_000:
                     torch.compiler.reset()
-                    fused = torch.compile(world.step, dynamic=False)
-                    value = speed(world, batch, seconds, fused)
-                    add(
-                        key,
-                        f"{name}, compiled",
-                        value,
-                        items=n,
-                        slots=world.slots,
-                        batch=batch,
-                        mode="compiled",
-                    )
+                    value = speed(world, batch, seconds, torch.compile(world.step, dynamic=False))
+                    add(key, f"{name}, compiled", value, mode="compiled", **what)
 
     faces(add, device, repeat=8 if quick else 40)
     notes = boundaries(device, chosen, {r.name: r.value for r in rows})
