@@ -110,21 +110,10 @@ def finish(title: str, rows: Sequence[Row], path: Path | None) -> None:
         temporary.replace(path)
 
 
-def write_markdown(path: Path, title: str, command: str, rows: Sequence[Row], notes: Sequence[str]) -> None:
-    """Write the table as a page, with the command that makes it."""
-    lines = [
-        f"# {title}",
-        "",
-        f"Made by `{command}` on {machine()}; device {rows[0].device}, one thread.",
-        "",
-    ]
-    lines += [f"| what | {rows[0].unit} | peer in the same run | ratio |", "|---|---:|---|---:|"]
-    for row in rows:
-        peer = "" if row.peer_value is None else f"{row.peer}: {row.peer_value:,.0f}"
-        ratio = "" if row.ratio is None else f"{row.ratio:,.1f}"
-        lines.append(f"| {row.name} | {row.value:,.0f} | {peer} | {ratio} |")
+def write_page(path: Path, lines: Sequence[str]) -> None:
+    """Write a page whole, or not at all."""
     temporary = path.with_suffix(".tmp")
-    temporary.write_text("\n".join([*lines, "", *notes, ""]))
+    temporary.write_text("\n".join([*lines, ""]))
     temporary.replace(path)
 
 

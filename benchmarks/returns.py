@@ -15,7 +15,7 @@ from rich.progress import track
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.harness import arguments, machine
+from benchmarks.harness import arguments, machine, write_page
 from envs.oracles import FarSighted, Oracle
 from envs.registry import PREFIX, ids, make_world
 from envs.scores import normalised_scores
@@ -29,7 +29,7 @@ def main() -> None:
     """Measure and print."""
     options = arguments(__doc__ or "")
     torch.set_num_threads(1)
-    users, shard = (100, 50) if options.quick else (2000, 250)
+    users, shard = (100, 50) if options.quick else (1000, 250)
     lines = [
         "# Worlds",
         "",
@@ -55,9 +55,7 @@ def main() -> None:
         lines.append(f"| {key.removeprefix(PREFIX)} | {world.unit} | {size} | {means} | {ends} |")
         print(lines[-1], flush=True)
     if options.markdown:
-        temporary = options.markdown.with_suffix(".tmp")
-        temporary.write_text("\n".join([*lines, ""]))
-        temporary.replace(options.markdown)
+        write_page(options.markdown, lines)
 
 
 if __name__ == "__main__":

@@ -34,7 +34,6 @@ from benchmarks.harness import (
     median_seconds,
     peer_environment,
     peer_json,
-    write_markdown,
 )  # fmt: skip
 from benchmarks.peers_recogym import RECOGYM, RECOGYM_SCRIPT
 from envs.registry import PREFIX, ids, make_world
@@ -244,9 +243,42 @@ def main() -> None:
     finish(title, rows, options.json)
     print("\n" + "\n".join(notes))
     if options.markdown:
-        write_markdown(
-            options.markdown, title, "python benchmarks/worlds.py --markdown docs/throughput.md", rows, notes
+        write_page(options.markdown, page(title, unit, rows, theirs, notes))
+
+
+def page(title: str, unit: str, rows: list[Row], theirs: dict[str, float], notes: list[str]) -> list[str]:
+    """Return the table as a page: a row for each world and catalogue, a column for each batch."""
+    batches = sorted({r.settings["batch"] for r in rows if "batch" in r.settings})
+    lines = [f"# {title}", "", "Made by `python benchmarks/worlds.py --markdown docs/throughput.md` on"]
+    lines += [
+        f"{machine()}; device {rows[0].device}, one thread. {unit}, medians.",
+        "",
+        "| peer | " + unit + " |",
+    ]
+    lines += [
+        "|---|---:|",
+        *(f"| {name}, one user at a time | {value:,.0f} |" for name, value in theirs.items()),
+    ]
+    lines += ["", "RecoGym is the peer of OrganicBandit, RecSim of all others. Neither can step a batch."]
+    heads = [f"batch {batch:,}" for batch in batches]
+    lines += ["", f"| world | items × slots | {' | '.join(heads)} | batch 10,000 : peer |"]
+    lines += ["|---|---|" + "---:|" * (len(batches) + 1)]
+    table: dict[tuple[str, str], dict[int, Row]] = {}
+    for row in rows:
+        if "batch" in row.settings:
+            short = row.settings["id"].removeprefix(PREFIX)
+            short += ", compiled" if row.settings["mode"] == "compiled" else ""
+            size = f"{row.settings['items']:,} × {row.settings['slots']}"
+            table.setdefault((short, size), {})[row.settings["batch"]] = row
+    for (name, size), found in table.items():
+        cells = [f"{found[b].value:,.0f}" if b in found else "" for b in batches]
+        ratio = found[10_000].ratio if 10_000 in found else None
+        lines.append(
+            f"| {name} | {size} | {' | '.join(cells)} | {'' if ratio is None else f'{ratio:,.0f}'} |"
         )
+    lines += ["", "| face | " + unit + " |", "|---|---:|"]
+    lines += [f"| {r.name} | {r.value:,.0f} |" for r in rows if "face" in r.settings]
+    return [*lines, "", *notes]
 
 
 def faces(add: Callable[..., None], device: str, repeat: int) -> None:
