@@ -4,6 +4,7 @@ Popularity feeds on itself: exposure → clicks → popularity → clicks. Items
 items are not shown leave, and take their items with them. Each of these is a switch of its own.
 """
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -104,7 +105,7 @@ class Market:
         floor: added inside the logarithm of `appeal`, so that a forgotten item is not hidden for ever.
         lifecycle: births and deaths, if any.
         supply: who supplies the items, if that matters.
-        slots: K; items leave only while at least K stay.
+        slots: K; of the items that should leave, as many stay as keep K, the first ones.
     """
 
     start: Float[Tensor, " item"]
@@ -118,9 +119,10 @@ class Market:
     slots: int = 1
 
     @property
-    def moves(self) -> bool:
-        """Whether what one user does can reach another user of the market."""
-        return self.feedback or (self.supply is not None and self.supply.patience > 0)
+    def shared(self) -> bool:
+        """Whether the users of a market share more than the world: each other's clicks, or its luck."""
+        leaving = self.supply is not None and self.supply.patience > 0
+        return self.feedback or leaving or self.lifecycle is not None
 
     def begin(self, first_user: int, seed: Seed) -> MarketState:
         """Return a fresh market; its luck is that of its first user."""
@@ -150,20 +152,22 @@ class Market:
         enters = torch.where(late, 1 + (when * life.until).long(), 0)
         leaves = torch.full_like(enters, NEVER)
         if life.lifetime > 0:
-            stay = 1 - 1 / max(life.lifetime, 1.0)
-            days = how_long.double().log() / torch.tensor(max(stay, 1e-9)).double().log()
+            rate = -math.log1p(-1 / life.lifetime) if life.lifetime > 1 else math.inf
+            days = how_long.double().log() / -rate
             leaves = enters + days.ceil().clamp(min=1, max=NEVER // 2).long()
         start = self.start.masked_fill(late, 0.0)
         return replace(state, enters=enters, leaves=leaves, popularity=start / start.mean())
 
     def _available(self, state: MarketState, before: Bool[Tensor, " item"]) -> Bool[Tensor, " item"]:
-        """Return what may be shown now; nothing leaves when fewer than K items would stay."""
+        """Return what may be shown now; of what should leave, as much stays as makes K items."""
         now = torch.ones_like(before)
         if state.enters is not None and state.leaves is not None:
             now = (state.enters <= state.time) & (state.time < state.leaves)
         if self.supply is not None and state.present is not None:
             now = now & state.present[self.supply.provider]
-        return torch.where(now.sum() >= self.slots, now, before)
+        order = torch.arange(len(now), 0, -1, device=now.device) / (2 * len(now))  # of equals the first stay
+        stay = (2.0 * now + before + order.double()).topk(self.slots).indices
+        return now | torch.zeros_like(now).index_fill(0, stay, True)
 
     def appeal(self, popularity: Float[Tensor, " item"]) -> Float[Tensor, " item"]:
         """Return log((p + floor) / (1 + floor)): 0 for an average item."""

@@ -40,13 +40,16 @@ def find(name: str) -> str:
     >>> find("feed"), find("Feed-v0")
     ('simlab/Feed-v0', 'simlab/Feed-v0')
     """
+    if not isinstance(name, str):
+        raise BadInput(f"{name!r} is not the name of a world")
     for key in (name, f"{PREFIX}{name}"):
         if key in ids():
             return key
     file = name.replace("-", "_")
     if file in _kinds():
         return list(_kinds()[file].ids)[-1]
-    raise BadInput(f"there is no world named {name}{nearest(name, known())}")
+    short = [*(key.removeprefix(PREFIX) for key in ids()), *(k.replace("_", "-") for k in _kinds())]
+    raise BadInput(f"there is no world named {name}{nearest(name, short)}")
 
 
 def known() -> list[str]:

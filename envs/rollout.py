@@ -11,6 +11,7 @@ from torch import Tensor
 from envs.market import MarketState
 from envs.world import SlateWorld
 from simlab.context import PAD, Context
+from simlab.errors import BadInput
 from simlab.log import Log
 from simlab.policy import Policy
 from simlab.seeds import Seed
@@ -26,7 +27,8 @@ class Trajectories:
         slate: item ids shown.
         click: what was clicked.
         reward: what each step was worth, in the world's unit.
-        active: whether the user was there; elsewhere nothing was shown and all is zero.
+        active: whether the user was there. Elsewhere clicks and rewards are 0, and slates and propensities
+            are of nobody: leave those rows out.
         terminated: the user left for good after this step.
         truncated: the user's time was up after this step.
         features: what the policy saw of the user, if asked for.
@@ -60,10 +62,10 @@ class Trajectories:
         """Return the rounds in which a user was there, ordered by user and step.
 
         Raises:
-            ValueError: if the propensities were not kept.
+            BadInput: if the propensities were not kept.
         """
         if self.propensity is None:
-            raise ValueError("a log needs propensities: roll with propensities=True")
+            raise BadInput("a log needs propensities: roll with propensities=True")
         steps, n = self.reward.shape
         there = self.active.T.reshape(-1)  # [user step]
 
@@ -118,8 +120,13 @@ def roll(
         slot_propensities: keep the probability of each item at its slot too: dear for many candidates.
         features: keep what the policy saw of the user; with `propensities` they are always kept.
         tick: called after each step, for a progress bar.
+
+    Raises:
+        BadInput: for less than one user or step.
     """
     steps = world.horizon if steps is None else steps
+    if steps < 1 or n < 1:
+        raise BadInput(f"a roll-out has at least one user and one step, not {n} and {steps}")
     world_seed, policy_seed = seed.split("world"), seed.split("policy")
     state = world.reset(n, world_seed, first_user)
     first = state.popularity

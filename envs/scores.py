@@ -30,8 +30,8 @@ class NormalisedScore:
     Attributes:
         policy: the policy's name.
         value: (V - V_random) / (V_oracle - V_random), V being mean returns of the same users.
-        stderr: its standard error; users of a market that moves count as one observation, and of one
-            observation it is nan.
+        stderr: its standard error; users who share a market's clicks or luck count as one observation, and
+            of one observation it is nan.
         mean: V, the mean return of a user, in the world's unit.
         random: V_random.
         oracle: V_oracle.
@@ -99,7 +99,7 @@ def normalised_scores(
         gain = returns(policy) - floor
         value = float(gain.mean()) / span
         influence = (gain - value * top) / span
-        units = torch.arange(users) // (shard if world.market.moves else 1)
+        units = torch.arange(users) // (shard if world.market.shared else 1)
         alone = int(units[-1]) == 0
         stderr = float("nan") if alone else mean_interval(influence.cpu(), groups=units).stderr
         base, mean = float(floor.mean()), float((gain + floor).mean())

@@ -11,7 +11,12 @@ from dataclasses import dataclass, field, fields
 from functools import cache
 from typing import Any, TypeVar, Union, get_args, get_origin
 
+import numpy as np
+
 from simlab.errors import BadInput, nearest
+
+HUGE = 1e300
+"""Beyond any setting."""
 
 
 def setting(
@@ -50,9 +55,9 @@ class WorldSpec:
         remember: slates of history that a recommender sees.
     """
 
-    items: int = setting(1000, 1)
+    items: int = setting(1000, 1, 10**9)
     slots: int = setting(10, 1)
-    horizon: int = setting(50, 1)
+    horizon: int = setting(50, 1, 10**9)
     world_seed: int = setting(0)
     candidates: int = setting(0, 0)
     remember: int = setting(5, 0)
@@ -83,12 +88,18 @@ class WorldSpec:
             if name not in names:
                 raise BadInput(f"{cls.__name__} has no setting {name}{nearest(name, names)}")
         kinds = _kinds(cls)  # type: ignore[arg-type]
-        return cls(**{name: _read(value, kinds[name]) for name, value in settings.items()})
+        read = {name: _read(value, kinds[name]) for name, value in settings.items()}
+        for f in fields(cls):
+            if f.name in read:
+                _check(f.name, read[f.name], kinds[f.name], f.metadata)
+        return cls(**read)
 
 
 def _read(value: Any, kinds: tuple[Any, ...]) -> Any:
-    """Return whole numbers as real ones, and lists as tuples, where the field wants that."""
-    if isinstance(value, int) and not isinstance(value, bool) and float in kinds:
+    """Return numbers as Python's own, whole ones as real ones, lists as tuples, where that is wanted."""
+    if isinstance(value, np.generic | np.ndarray):
+        value = value.tolist()
+    if isinstance(value, int) and not isinstance(value, bool) and float in kinds and abs(value) < HUGE:
         return float(value)
     if isinstance(value, list | tuple) and any(get_args(k)[:1] == (float,) for k in kinds):
         return tuple(_read(entry, (float,)) for entry in value)
@@ -122,7 +133,7 @@ def _check(name: str, value: Any, kinds: tuple[Any, ...], rule: typing.Mapping[s
             raise BadInput(f"{name} is {value!r}, but it is a word")
         among = rule.get("among")
         if among and value not in among:
-            raise BadInput(f"{name} is {value}{nearest(value, among)}, but it is one of {', '.join(among)}")
+            raise BadInput(f"{name} is {value}, but it is one of {', '.join(among)}")
     elif any(get_origin(k) is tuple for k in kinds):
         if not isinstance(value, tuple | list):
             raise BadInput(f"{name} is {value!r}, but it is a list of numbers")
@@ -135,8 +146,11 @@ def _check(name: str, value: Any, kinds: tuple[Any, ...], rule: typing.Mapping[s
 def _check_range(name: str, value: float | int, rule: typing.Mapping[str, Any]) -> None:
     low, high = rule.get("low", -math.inf), rule.get("high", math.inf)
     above = value > low if rule.get("open_low") else value >= low
-    if math.isfinite(value) and above and value <= high:
+    if abs(value) < HUGE and above and value <= high:  # infinite and nan are not
         return
     ends = [f"{'more than' if rule.get('open_low') else 'at least'} {low:g}"] if math.isfinite(low) else []
     ends += [f"at most {high:g}"] if math.isfinite(high) else []
-    raise BadInput(f"{name} is {value}, but it is {' and '.join(ends) or 'a finite number'}")
+    if abs(value) < HUGE:
+        raise BadInput(f"{name} is {value}, but it is {' and '.join(ends)}")
+    said = value if isinstance(value, float) else "a number of too many digits"
+    raise BadInput(f"{name} is {said}, but it is {', '.join(['a finite number', *ends])}")

@@ -22,6 +22,8 @@ from envs.contract import Privileged, Response
 from envs.market import Market, MarketState
 from envs.spec import WorldSpec
 from simlab.context import PAD, Catalog, Context
+from simlab.devices import find_device
+from simlab.errors import BadInput
 from simlab.seeds import Seed
 
 Users = TypeVar("Users")
@@ -64,7 +66,7 @@ class SlateWorld(ABC, Generic[Users]):
 
     Attributes:
         ids: the world's registered ids, oldest version first, each with the settings that it stands for.
-        name: the id whose settings the world was made from.
+        name: the id that `envs.registry.make_world` made it from; its newest id, if made by hand.
         draws: uniforms that `evolve` and `reward` may spend per user and step, besides those of the clicks.
         unit: what the reward counts.
         small: settings of a small variant, for checks.
@@ -98,7 +100,7 @@ class SlateWorld(ABC, Generic[Users]):
         spec = self.Spec() if spec is None else spec
         self.spec = spec
         self.name = list(self.ids)[-1]
-        self.device = torch.device(device)
+        self.device = find_device(device)
         self.slots, self.horizon, self.remember = spec.slots, spec.horizon, spec.remember
         self.build()
 
@@ -215,8 +217,12 @@ class SlateWorld(ABC, Generic[Users]):
         Args:
             state: where the shard is.
             slate: item ids, top first, without repeats; `blank` leaves a slot empty, and so does an item that
-                the market does not have now. Ids are taken as they are: the faces for Gymnasium check theirs.
+                the market does not have now. Ids are taken as they are (`check_slate` looks at them, and so
+                do the faces and twins).
             seed: the run's seed. The same seed, user and step give the same luck, whatever was shown.
+
+        Raises:
+            BadInput: for a slate of another shape or type.
         """
         slate = self._open(state, slate)
         mine, theirs = self.luck(state, slate, seed)
@@ -267,8 +273,37 @@ class SlateWorld(ABC, Generic[Users]):
         seen = self.observe(state)
         return Privileged(**{f.name: getattr(seen, f.name) for f in fields(seen)}, state=state)
 
+    def check_slate(self, state: State[Users], slate: Int[Tensor, "user slot"]) -> None:
+        """Refuse slates with items that do not exist, repeat or may not be shown; `blank` may.
+
+        Raises:
+            BadInput: naming the row, the slot and the item.
+        """
+        shown, unknown = slate != self.blank, (slate < 0) | (slate > self.blank)
+        items = self._open(state, slate.masked_fill(unknown, self.blank))
+        wrong = {
+            f"is not an item: they run from 0 to {self.blank - 1}": unknown,
+            "stands higher up too": ((slate.unsqueeze(2) == slate.unsqueeze(1)).tril(-1).any(2)) & shown,
+            "is not there now": (items == self.blank) & shown,
+        }
+        if state.candidates is not None:
+            offered = (slate.unsqueeze(2) == state.candidates.unsqueeze(1)).any(2)
+            wrong["is not among the row's candidates"] = shown & ~offered
+        for words, where in wrong.items():
+            if bool(where.any()):
+                row, slot = (int(i) for i in where.nonzero()[0])
+                raise BadInput(f"slate, row {row}, slot {slot}: item {int(slate[row, slot])} {words}")
+
     def _open(self, state: State[Users], slate: Int[Tensor, "user slot"]) -> Int[Tensor, "user slot"]:
-        """Leave a slot empty whose item is not there (not born yet, dead, withdrawn)."""
+        """Leave a slot empty whose item is not there (not born yet, dead, withdrawn).
+
+        Raises:
+            BadInput: for a slate of another shape or type; what it holds is not looked at: see `check_slate`.
+        """
+        wanted = (len(state.user), self.slots)
+        if tuple(slate.shape) != wanted or slate.dtype != torch.long:
+            kind = str(slate.dtype).removeprefix("torch.")
+            raise BadInput(f"a slate is {kind} {list(slate.shape)}, but here it is int64 {list(wanted)}")
         here = state.market.available
         if here is None:
             return slate
@@ -378,7 +413,12 @@ class SlateWorld(ABC, Generic[Users]):
         """Return what each user does with either slate under the same luck: both potential outcomes.
 
         To withhold one item, put `blank` into its slot of `control`.
+
+        Raises:
+            BadInput: for a slate that cannot be shown.
         """
+        for slate in (treated, control):
+            self.check_slate(state, slate)
         return self.step(state, treated, seed)[1], self.step(state, control, seed)[1]
 
 
@@ -407,7 +447,12 @@ class Twin(Generic[Users]):
     seed: Seed
 
     def step(self, slate: Int[Tensor, "user slot"]) -> Response:
-        """Show a slate in this branch, and move on."""
+        """Show a slate in this branch, and move on.
+
+        Raises:
+            BadInput: for a slate that cannot be shown.
+        """
+        self.world.check_slate(self.state, slate)
         self.state, response = self.world.step(self.state, slate, self.seed)
         return response
 

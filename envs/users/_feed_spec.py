@@ -33,7 +33,8 @@ class FeedSpec(WorldSpec):
         lifetime: mean steps that an item lives; 0 is for ever.
         providers: how many providers own the items, item i belonging to provider i mod providers; 0 is none.
         provider_memory: share of a provider's average exposure that survives a step, 0 … 1.
-        provider_patience: exposure, in fair shares, below which a provider leaves with its items; 0 is never.
+        provider_patience: exposure, in fair shares, below which a provider leaves with its items, 0 … 1; 0 is
+            never.
         churn: probability of leaving the session after a step without a click; a quarter of it after a
             step with clicks.
         budget: patience of a session in slates: a slate costs 1, and the session ends when it is used up; 0
@@ -44,10 +45,7 @@ class FeedSpec(WorldSpec):
         profile_noise: noise of the profile that a recommender sees of the initial taste; None hides it.
     """
 
-    items: int = setting(1000, 1)
-    slots: int = setting(10, 1)
     topics: int = setting(16, 1)
-    horizon: int = setting(50, 1)
     slope: float = setting(6.0)
     base: float = setting(-4.0)
     quality: float = setting(0.5)
@@ -65,10 +63,10 @@ class FeedSpec(WorldSpec):
     boredom_recovery: float = setting(0.9, 0, 1)
     impression: float = setting(0.0, 0)
     unborn: float = setting(0.0, 0, 1)
-    lifetime: float = setting(0.0, 0)
+    lifetime: float = setting(0.0, 0, 10**9)
     providers: int = setting(0, 0)
     provider_memory: float = setting(0.95, 0, 1)
-    provider_patience: float = setting(0.0, 0)
+    provider_patience: float = setting(0.0, 0, 1)
     churn: float = setting(0.08, 0, 1)
     budget: float = setting(0.0, 0)
     refund: float = setting(0.25, 0)
@@ -86,6 +84,12 @@ class FeedSpec(WorldSpec):
             left = self.items - self.late
             raise BadInput(
                 f"unborn is {self.unborn}, so only {left} items start, but a slate has {self.slots}"
+            )
+        if 0 < self.lifetime < 1:
+            raise BadInput(f"lifetime is {self.lifetime}, but an item lives at least 1 step; 0 is for ever")
+        if self.candidates and (self.late or self.lifetime or self.provider_patience):
+            raise BadInput(
+                f"candidates is {self.candidates}, but none are drawn where items come and go: set it to 0"
             )
         if self.provider_patience and not 0 < self.providers <= self.items:
             raise BadInput(

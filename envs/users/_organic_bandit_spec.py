@@ -29,7 +29,7 @@ class OrganicBanditSpec(WorldSpec):
 
     items: int = setting(10, 1)
     slots: int = setting(1, 1)
-    horizon: int = setting(200, 1)
+    horizon: int = setting(200, 1, 10**9)
     dims: int = setting(5, 1)
     taste_spread: float = setting(1.0, 0)
     drift: float = setting(0.1, 0)

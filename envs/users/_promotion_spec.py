@@ -26,7 +26,7 @@ class PromotionSpec(WorldSpec):
 
     items: int = setting(50, 1)
     slots: int = setting(3, 1)
-    horizon: int = setting(20, 1)
+    horizon: int = setting(20, 1, 10**9)
     covariates: int = setting(6, 1)
     base: float = setting(-2.5, -30, 30)
     taste: float = setting(1.5, 0)

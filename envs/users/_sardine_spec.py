@@ -26,7 +26,7 @@ class SardineSpec(WorldSpec):
         ideal_state: whether a recommender sees the user's state, or only what was clicked lately.
     """
 
-    horizon: int = setting(100, 1)
+    horizon: int = setting(100, 1, 10**9)
     offset: float = setting(0.65)
     slope: float = setting(100.0, 0.0)
     omega: float = setting(0.95, 0.0, 1.0)

@@ -75,7 +75,7 @@ class Feed(SlateWorld[FeedUsers]):
     * drift: u ← (u + drift · c) / ‖·‖
     * boredom: z ← boredom_memory · z + c; b_t ← 1 where z_t > boredom_limit, else boredom_recovery · b_t.
       A user who is fed one topic burns out on it, so that whoever rations it earns more in the long run
-    * popularity: see `envs.popularity`; it is shared by the users of a shard
+    * popularity: see `envs.market`; it is shared by the users of a shard
     * churn: the user leaves the session with probability `churn` after no click, a quarter of it after some;
       and comes back with probability σ(logit(comeback) + satisfaction - 1), after a geometric number of days
       with mean `gap`, during which z and b halve each day

@@ -37,7 +37,7 @@ class InterestEvolutionSpec(WorldSpec):
     """
 
     slots: int = setting(3, 1)
-    horizon: int = setting(500, 1)
+    horizon: int = setting(500, 1, 10**9)
     sharpness: float = setting(5.0, 0, 20)
     acquired: float = setting(0.0, -1, 1)
     evolution: float = setting(0.3, 0, 0.5)

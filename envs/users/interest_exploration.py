@@ -32,7 +32,7 @@ class InterestExplorationSpec(WorldSpec):
     """
 
     slots: int = setting(2, 1)
-    horizon: int = setting(100, 1)
+    horizon: int = setting(100, 1, 10**9)
     candidates: int = setting(10, 0)
     topic_share: tuple[float, ...] = setting((0.5, 0.5), 0, 1)
     quality: tuple[float, ...] = setting((0.8, 0.2), -5, 2)

@@ -33,7 +33,7 @@ class LongTermSatisfactionSpec(WorldSpec):
     """
 
     slots: int = setting(1, 1)
-    horizon: int = setting(60, 1)
+    horizon: int = setting(60, 1, 10**9)
     candidates: int = setting(10, 0)
     sensitivity: float = setting(0.25, 0)
     memory: float = setting(0.7, 0, 0.99)

@@ -91,7 +91,7 @@ def steps_of(world: Any, steps: int | None) -> int:
 def shares_market(world: Any) -> bool:
     """Tell whether users of one shard move each other: clicks move the popularity that all of them see."""
     market = getattr(world, "market", None)
-    return True if market is None else bool(market.moves)
+    return True if market is None else bool(market.shared)
 
 
 def run_compare(config: "CompareConfig") -> int:

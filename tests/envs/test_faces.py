@@ -123,7 +123,7 @@ def test_a_row_of_the_batch_is_the_single_environment(name: str) -> None:
     """Where users do not share a market that moves, row i is the single environment at user i."""
     vector = small_batch(name, 2)
     settings: dict[str, Any] = {}
-    if vector.world.market.moves or "mask" in vector.reset(seed=9)[0]:
+    if vector.world.market.shared or "mask" in vector.reset(seed=9)[0]:
         if not hasattr(vector.world.spec, "popularity_feedback"):
             pytest.skip("the market of this world moves")
         settings = {"popularity_feedback": 0.0, "unborn": 0.0, "lifetime": 0.0, "provider_patience": 0.0}

@@ -256,3 +256,35 @@ def test_a_log_says_what_could_have_been_shown(settings: dict[str, Any]) -> None
     context = even.context()
     again = Random().distribution(context, 3).log_prob(context.columns(even.slate)).exp()
     torch.testing.assert_close(again.double(), even.propensity)
+
+
+@pytest.mark.parametrize("lifetime", [1.0, 20.0, 1e8])
+def test_lifetimes_have_their_mean(lifetime: float) -> None:
+    """Of 20,000 items; a lifetime beyond float32 is not one step."""
+    world = Feed(FeedSpec(items=20_000, lifetime=lifetime))
+    market = world.market.begin(0, Seed(1))
+    assert market.enters is not None
+    assert market.leaves is not None
+    lived = (market.leaves - market.enters).double()
+    assert abs(float(lived.mean()) / lifetime - 1) < 0.04
+
+
+def test_enough_items_stay_for_a_slate() -> None:
+    """Where all would leave, the first that are needed stay; who is born is there at once."""
+    world = Feed(replace(SMALL, lifetime=2.0, unborn=0.5, horizon=15))
+    seen = roll(world, Random(), 20, Seed(1))
+    state = world.reset(20, Seed(1).split("world"))
+    for t in range(len(seen.slate)):
+        market = state.market
+        assert market.available is not None
+        assert market.enters is not None
+        assert market.leaves is not None
+        alive = (market.enters <= market.time) & (market.time < market.leaves)
+        assert bool((market.available | ~alive).all())
+        assert int(market.available.sum()) == max(3, int(alive.sum()))
+        state, _ = world.step(state, seen.slate[t], Seed(1).split("world"))
+
+
+def test_who_shares_births_is_one_observation() -> None:
+    assert Feed(replace(SMALL, popularity_feedback=0.0, unborn=0.5)).market.shared
+    assert not Feed(replace(SMALL, popularity_feedback=0.0)).market.shared
