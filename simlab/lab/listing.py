@@ -52,10 +52,18 @@ def run_list(config: "ListConfig") -> int:
             _ids(console)
         console.print("simlab list WORLD, such as simlab list feed, shows a world's page and its settings.")
         return 0
-    from envs.registry import find, ids, known
+    for title, kind in KINDS.items():
+        if kind != "world" and word in parts(kind):
+            _table(console, title, {word: parts(kind)[word]})
+            return 0
+    from envs.registry import PREFIX, find, ids, known
 
     if config.kind not in known():
-        raise BadInput(f"there is nothing named {config.kind}{nearest(word, [*KINDS, 'all', *known()])}")
+        found = [*KINDS, "all", *(part for kind in KINDS.values() for part in parts(kind))]
+        found += [key.removeprefix(PREFIX) for key in ids()]
+        close = nearest(config.kind, found)
+        hint = close if "did you mean" in close else "; simlab list shows what there is"
+        raise BadInput(f"there is nothing named {config.kind}{hint}")
     key = find(config.kind)
     _page(console, key, ids()[key])
     return 0

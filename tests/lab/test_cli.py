@@ -360,6 +360,15 @@ def test_list_shows_the_page_and_the_settings_of_a_world(capsys: pytest.CaptureF
     assert rows["slots"][:2] == ["10", "K,"]
 
 
+def test_list_answers_any_name(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["list", "trust-bias"]) == 0
+    assert "trust-bias" in capsys.readouterr().out
+    assert cli.main(["list", "fede"]) == 2
+    assert capsys.readouterr().err == "simlab: there is nothing named fede; did you mean feed?\n"
+    assert cli.main(["list", "zzzz"]) == 2
+    assert capsys.readouterr().err == "simlab: there is nothing named zzzz; simlab list shows what there is\n"
+
+
 def test_list_reads_files_without_running_them(tmp_path: Path) -> None:
     file = tmp_path / "part.py"
     file.write_text('"""A file."""\nraise SystemExit\n\nclass Mine:\n    """Does it well. And more."""\n')
