@@ -27,7 +27,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import envs  # noqa: F401  (registers the ids)
 from benchmarks.harness import (
-    Row, arguments, finish, machine, median_seconds, peer_environment, peer_json, write_page,
+    Row,
+    arguments,
+    finish,
+    machine,
+    median_seconds,
+    peer_environment,
+    peer_json,
+    write_page,
 )  # fmt: skip
 from benchmarks.peers_recogym import RECOGYM, RECOGYM_SCRIPT
 from envs.registry import PREFIX, ids, make_world
@@ -310,9 +317,9 @@ def boundaries(device: str, chosen: list[str], speeds: dict[str, float]) -> list
     bandwidth = copy_bandwidth(device)
     said = [f"Copy bandwidth of one thread, read and written: {bandwidth / 1e9:.1f} GB/s ({machine()})."]
     said.append(
-        "Traffic of one eager step at batch 10,000 and 1,000 items, every operation's inputs and outputs. More\n"
-        "than 100 % of the copy bandwidth means that the step lives in the caches: not memory bounds it, but the\n"
-        "number of passes over them. State is at the id's own settings."
+        "Traffic of one eager step at batch 10,000 and 1,000 items, every operation's inputs and outputs. "
+        "More than 100 % of the copy bandwidth means that the step lives in the caches: not memory bounds it, "
+        "but the number of passes over them. State is at the id's own settings."
     )
     heaviest = (0.0, "")  # at each id's own settings
     for key in chosen:
