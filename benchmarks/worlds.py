@@ -318,8 +318,8 @@ def boundaries(device: str, chosen: list[str], speeds: dict[str, float]) -> list
     said = [f"Copy bandwidth of one thread, read and written: {bandwidth / 1e9:.1f} GB/s ({machine()})."]
     said.append(
         "Traffic of one eager step at batch 10,000 and 1,000 items, every operation's inputs and outputs. "
-        "More than 100 % of the copy bandwidth means that the step lives in the caches: not memory bounds it, "
-        "but the number of passes over them. State is at the id's own settings."
+        "More than 100 % of the copy bandwidth means that the step lives in the caches: it is bounded not by "
+        "memory but by the number of passes over them. State is at the id's own settings."
     )
     heaviest = (0.0, "")  # at each id's own settings
     for key in chosen:

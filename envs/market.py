@@ -99,8 +99,8 @@ class Market:
         start: p⁰, mean 1.
         feedback: whether clicks move popularity.
         keep: share of the old popularity that survives a step, in [0, 1]; the rest decays.
-        outside: m, clicks per step from people outside this market, who follow p⁰. It keeps a market of
-            one user from being its own crowd.
+        outside: m, clicks per step from people outside this market, who follow p⁰ among the items that were
+            there at the start and still are. It keeps a market of one user from being its own crowd.
         impression: what being shown counts, in clicks.
         floor: added inside the logarithm of `appeal`, so that a forgotten item is not hidden for ever.
         lifecycle: births and deaths, if any.
@@ -217,8 +217,14 @@ class Market:
         popularity, n = state.popularity, len(self.start)
         if self.impression and shown is not None:
             count = count + self.impression * shown
-        total = count.sum() + self.outside
-        fresh = (count * n + self.outside * self.start) / total.clamp(min=1e-12)
+        start, outside = self.start, self.outside
+        if state.available is not None:  # nobody outside knows what was born here, or clicks what is gone
+            old = state.available if state.enters is None else state.available & (state.enters == 0)
+            start = start * old
+            outside = outside * (start.sum() > 0)
+            start = start / start.mean().clamp(min=1e-12)
+        total = count.sum() + outside
+        fresh = (count * n + outside * start) / total.clamp(min=1e-12)
         fresh = torch.where(total > 0, fresh, popularity)
         return torch.lerp(fresh, popularity, self.keep)
 

@@ -53,7 +53,7 @@ class FeedSpec(WorldSpec):
     position_bias: float = setting(1.0, 0)
     examination: tuple[float, ...] | None = setting(None, 0, 1)
     conformity: float = setting(0.3)
-    popularity_spread: float = setting(1.0, 0)
+    popularity_spread: float = setting(1.0, 0, 10)
     popularity_feedback: float = setting(0.02, 0, 1)
     outside: float = setting(10.0, 0)
     drift: float = setting(0.05, 0)
@@ -71,7 +71,7 @@ class FeedSpec(WorldSpec):
     budget: float = setting(0.0, 0)
     refund: float = setting(0.25, 0)
     comeback: float = setting(0.5, 0, 1)
-    gap: float = setting(3.0, 0)
+    gap: float = setting(3.0, 0, 10**6)
     profile_noise: float | None = setting(0.3, 0)
 
     def check(self) -> None:
@@ -85,6 +85,8 @@ class FeedSpec(WorldSpec):
             raise BadInput(
                 f"unborn is {self.unborn}, so only {left} items start, but a slate has {self.slots}"
             )
+        if 0 < self.gap < 1:
+            raise BadInput(f"gap is {self.gap}, but who leaves is away for at least 1 day; 0 is no time")
         if 0 < self.lifetime < 1:
             raise BadInput(f"lifetime is {self.lifetime}, but an item lives at least 1 step; 0 is for ever")
         if self.candidates and (self.late or self.lifetime or self.provider_patience):

@@ -41,7 +41,7 @@ class InterestExplorationSpec(WorldSpec):
     affinity: tuple[float, ...] = setting((0.1, 1.1, 1.1, 0.1), -5, 2)
     affinity_noise: float = setting(0.1, 0, 1)
     type_spread: float = setting(1.0, 0, 2)
-    no_click: float = setting(5.0)
+    no_click: float = setting(5.0, -50, 50)
 
     def check(self) -> None:
         """Refuse shares that are no distribution, and lists of the wrong length."""

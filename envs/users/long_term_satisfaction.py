@@ -236,7 +236,8 @@ class LongTermSatisfaction(SlateWorld[LongTermSatisfactionUsers]):
         """Return the mean reward of each item now, plus the mean return from there on.
 
         The latter was found by a dynamic programme over NPE (`_ahead`), exact but for its grid of 401
-        points, 128 quantiles of the clickbait scores and three points for the noise. It feeds the user kale,
+        points, 128 quantiles of the clickbait scores, three points for the noise, and candidates drawn as if
+        one item could come twice. It feeds the user kale,
         and turns to clickbait for the last steps, when little is left to lose.
         """
         exposure = state.users.exposure.unsqueeze(1)

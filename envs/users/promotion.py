@@ -227,7 +227,10 @@ class Promotion(SlateWorld[PromotionUsers]):
         return self.groups(state).cate
 
     def myopic(self, state: State[PromotionUsers]) -> Float[Tensor, "user item"]:
-        """Return τ. The slate of the K largest is the best full slate; see `best_policy` for empty slots."""
+        """Return τ. The slate of the K largest is the best full slate; see `best_policy` for empty slots.
+
+        The far-sighted oracle sorts by it too: users stay as they are, and fatigue is not planned for.
+        """
         return self.cate(state)
 
     def ate(self, state: State[PromotionUsers] | None = None) -> Float[Tensor, " item"]:
@@ -321,6 +324,8 @@ class Promotion(SlateWorld[PromotionUsers]):
             raise BadInput(f"n is {n}, but a trial has at least one user")
         if item is not None and not 0 <= item < self.spec.items:
             raise BadInput(f"item is {item}, but items run from 0 to {self.spec.items - 1}")
+        if abs(hidden * self.spec.hidden) > 5:  # beyond, the quadrature behind `visible` errs by over 1e-5
+            raise BadInput(f"hidden is {hidden}, but times the spec's {self.spec.hidden} it is at most 5")
         how = Exposure(treated, confounding, hidden, overlap)
         last = first_user + n
         chunks = [

@@ -8,13 +8,26 @@ import pytest
 from envs.registry import find, ids, make_world
 from envs.world import SlateWorld
 from simlab.errors import BadInput
-from tests.contracts.worlds import CHECKS
+from tests.contracts.worlds import CHECKS, EDGES
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
 @pytest.mark.parametrize("name", ids())
 def test_contract(name: str, check: Callable[[SlateWorld[Any]], None]) -> None:
     check(make_world(name, **ids()[name].small))
+
+
+@pytest.mark.parametrize("shape", [{"slots": 1}, {"items": 10, "slots": 10}], ids=str)
+@pytest.mark.parametrize("name", ids())
+def test_contract_at_its_edges(name: str, shape: dict[str, int]) -> None:
+    """One slot, and the whole catalogue in one slate."""
+    settings: dict[str, Any] = ids()[name].small | shape
+    if "items" in shape:  # all of them are there, and all are offered
+        settings |= {"candidates": 0}
+        settings |= {"unborn": 0.0} if "unborn" in ids()[name].ids[name] else {}
+    world = make_world(name, **settings)
+    for check in EDGES:
+        check(world)
 
 
 @pytest.mark.parametrize("name", ids())

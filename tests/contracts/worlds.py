@@ -144,7 +144,7 @@ def check_candidates_are_a_choice_of_the_catalogue(world: World) -> None:
 
 
 def check_twins_share_their_luck(world: World) -> None:
-    """Two branches that show the same live the same life; one that shows something else need not."""
+    """Two branches that show the same live the same life."""
     state = world.reset(200, Seed(4))
     a, b = world.twin(state, Seed(4)), world.twin(state, Seed(4))
     for t in range(3):
@@ -198,3 +198,10 @@ def check_renewal_gives_a_new_user(world: World) -> None:
 
 
 CHECKS = tuple(v for k, v in list(globals().items()) if k.startswith("check_"))
+EDGES = (
+    check_step_is_pure,
+    check_response_is_consistent,
+    check_relevance_and_click_model_make_the_truth,
+    check_slates_that_cannot_be_are_refused,
+)
+"""Checks that are also run on the smallest and the fullest slate."""

@@ -102,6 +102,10 @@ class TwinMarket:
         weighed = [c + spec.impression * x for c, x in zip(count, shown, strict=True)]
         total = sum(weighed) + spec.outside
         start = world.market.start.tolist()
+        if self.enters or self.present:
+            known = [self.available(i) and not (self.enters and self.enters[i]) for i in range(items)]
+            start = [s * k for s, k in zip(start, known, strict=True)]
+            start = [s * items / sum(start) for s in start]
         keep = world.market.keep
         self.popularity = [
             keep * p + (1 - keep) * (items * c + spec.outside * s) / total
