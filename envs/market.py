@@ -217,7 +217,7 @@ class Market:
         popularity, n = state.popularity, len(self.start)
         if self.impression and shown is not None:
             count = count + self.impression * shown
-        start, outside = self.start, self.outside
+        start, outside = self.start, torch.full_like(self.start[0], self.outside)
         if state.available is not None:  # nobody outside knows what was born here, or clicks what is gone
             old = state.available if state.enters is None else state.available & (state.enters == 0)
             start = start * old
