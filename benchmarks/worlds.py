@@ -321,7 +321,8 @@ def boundaries(device: str, chosen: list[str], speeds: dict[str, float]) -> list
         "More than 100 % of the copy bandwidth means that the step lives in the caches: it is bounded not by "
         "memory but by the number of passes over them. State is at the id's own settings."
     )
-    heaviest = (0.0, "")  # at each id's own settings
+    said.append("")
+    heaviest = (0.0, "")
     for key in chosen:
         short = key.removeprefix(PREFIX)
         world = variant(key, ITEMS[0], device)
@@ -338,7 +339,7 @@ def boundaries(device: str, chosen: list[str], speeds: dict[str, float]) -> list
                 f"{each * rate / 1e9:.1f} GB/s, {each * rate / bandwidth:.0%} of the copy bandwidth; "
                 f"state {weight:,.0f} bytes a user"
             )
-    said.append(f"The heaviest state is that of {heaviest[1]}: {heaviest[0]:,.0f} bytes a user.")
+    said.append(f"\nThe heaviest state is that of {heaviest[1]}: {heaviest[0]:,.0f} bytes a user.")
     return said
 
 
