@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from envs.clicks.contract import ClickModel, Parameter
+from envs.clicks.contract import ClickModel, Parameter, check_slots
 from simlab.errors import BadInput
 
 C = TypeVar("C", bound="Choice")
@@ -55,12 +55,16 @@ class Choice(ClickModel):
         """Return w, of which the first is 1: only the products w_k o_i are seen."""
         free = torch.ones(slots, dtype=torch.bool)
         free[0] = False
-        return {"weight": Parameter(torch.ones(slots, dtype=torch.float64), free, high=10.0)}
+        return {"weight": Parameter(torch.ones(slots, dtype=torch.float64), free, high=1e4)}
+
+    def _room(self, attraction: Float[Tensor, "user slot"]) -> Float[Tensor, "user slot"]:
+        """Return 1 − a, at least the machine epsilon."""
+        return (1 - attraction).clamp(min=torch.finfo(attraction.dtype).eps)
 
     def _odds(self, attraction: Float[Tensor, "user slot"]) -> Float[Tensor, "user slot"]:
         """Return w_k o_k."""
-        room = (1 - attraction).clamp(min=torch.finfo(attraction.dtype).eps)
-        return attraction / room * self.weight[: attraction.shape[1]].to(attraction.dtype)
+        check_slots("weight", self.weight, attraction)
+        return attraction / self._room(attraction) * self.weight[: attraction.shape[1]].to(attraction.dtype)
 
     def conditional(
         self, attraction: Float[Tensor, "user slot"], click: Float[Tensor, "user slot"]
@@ -70,6 +74,17 @@ class Choice(ClickModel):
         below = odds.flip(1).cumsum(1).flip(1)
         nothing_above = (click.cumsum(1) - click) == 0
         return odds / (1 + below) * nothing_above
+
+    def log_prob(
+        self, attraction: Float[Tensor, "user slot"], click: Float[Tensor, "user slot"]
+    ) -> Float[Tensor, " user"]:
+        """Return log(w_k o_k) of the click, if any, minus log(1 + Σ_j w_j o_j); −∞ for more than one."""
+        hit, mass = click > 0, self._odds(attraction).sum(1)
+        weight = self.weight[: attraction.shape[1]].to(attraction.dtype)
+        # The logarithm of a quotient would make gradients NaN where an item without odds was clicked.
+        above = torch.where(hit, attraction * weight, 1.0).log()
+        below = torch.where(hit, self._room(attraction), 1.0).log()
+        return ((above - below).sum(1) - mass.log1p()).masked_fill(hit.sum(1) > 1, -torch.inf)
 
     def probs(self, attraction: Float[Tensor, "user slot"]) -> Float[Tensor, "user slot"]:
         """Return w_k o_k / (1 + Σ_j w_j o_j)."""

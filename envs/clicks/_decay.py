@@ -1,7 +1,7 @@
 """What SARDINE's two click models share: one decay γ makes the position bias of all slots."""
 
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -24,6 +24,8 @@ class Decay(Independent):
     Raises:
         BadInput: for a value outside [0, 1].
     """
+
+    slotted: ClassVar[str] = "scale"
 
     decay: Float[Tensor, ""]
     scale: Float[Tensor, " slot"]

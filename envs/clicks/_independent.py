@@ -1,12 +1,13 @@
 """What models share in which a slot's click does not depend on other clicks."""
 
 from abc import abstractmethod
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from envs.clicks.contract import ClickModel
+from envs.clicks.contract import ClickModel, check_slots
 
 
 class Independent(ClickModel):
@@ -14,7 +15,12 @@ class Independent(ClickModel):
 
     A model writes `theta`; P(click at k) is θ_k a_k unless it says otherwise in `probs`, which returns a
     tensor of its own: `sample` writes into it.
+
+    Attributes:
+        slotted: the field with a value for each slot that θ is made of.
     """
+
+    slotted: ClassVar[str] = "examination"
 
     @abstractmethod
     def theta(self) -> Float[Tensor, " slot"]:
@@ -43,4 +49,5 @@ class Independent(ClickModel):
 
     def _theta(self, attraction: Float[Tensor, "user slot"]) -> Float[Tensor, " slot"]:
         """Return θ of the slots that are shown, in the attraction's type."""
+        check_slots(self.slotted, getattr(self, self.slotted), attraction)
         return self.theta()[: attraction.shape[1]].to(attraction.dtype)

@@ -127,6 +127,13 @@ class ClickModel(ABC):
         return replace(self, **moved)  # type: ignore[type-var]
 
 
+def check_slots(name: str, value: Float[Tensor, "*shape"], attraction: Float[Tensor, "user slot"]) -> None:
+    """Refuse a parameter with fewer slots than the slate, whose values would be spread over all of it."""
+    have, slots = value.shape[-1] if value.ndim else 0, attraction.shape[1]
+    if have < slots:
+        raise BadInput(f"{name} has {have} slots, but the slate has {slots}")
+
+
 def check_probability(name: str, value: Float[Tensor, "*shape"]) -> None:
     """Refuse a parameter that is not a probability, naming it, the first such slot and its value."""
     bad = ~((value >= 0) & (value <= 1))

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from envs.clicks._chain import Chain
-from envs.clicks.contract import Parameter, check_probability
+from envs.clicks.contract import Parameter, check_probability, check_slots
 
 
 @dataclass(frozen=True)
@@ -42,4 +42,5 @@ class DependentClick(Chain):
 
     def onward(self, attraction: Float[Tensor, "user slot"]) -> tuple[Tensor, Tensor]:
         """Return λ and 1."""
+        check_slots("continuation", self.continuation, attraction)
         return self.continuation[: attraction.shape[1]].to(attraction.dtype), attraction.new_ones(())

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from envs.clicks._chain import Chain
-from envs.clicks.contract import Parameter, check_probability
+from envs.clicks.contract import Parameter, check_probability, check_slots
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,7 @@ class DynamicBayesian(Chain):
         """Return γ (1 − s) and γ."""
         satisfied = self.satisfaction
         if satisfied.ndim:  # else one for all
+            check_slots("satisfaction", satisfied, attraction)
             satisfied = satisfied[..., : attraction.shape[1]]
         goes_on = self.continuation.to(attraction.dtype)
         return goes_on * (1 - satisfied.to(attraction.dtype)), goes_on

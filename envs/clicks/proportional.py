@@ -29,7 +29,8 @@ class Proportional(Choice):
         """Return a = s / (s + m), with s = score − least and m = no_click_mass − least.
 
         Args:
-            score: of each item, `least` or more; an item with `least` is never clicked.
+            score: of each item, `least` or more; an item with `least` is never clicked. That is not checked,
+                since worlds call this at every step: a lower score has an attraction below 0.
             no_click_mass: the score of no click. RecSim's interest evolution has 1, with `least` = −1: m = 2.
             least: RecSim's `min_normalizer`.
 

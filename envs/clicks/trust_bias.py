@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from envs.clicks._independent import Independent
-from envs.clicks.contract import Parameter, check_probability
+from envs.clicks.contract import Parameter, check_probability, check_slots
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,8 @@ class TrustBias(Independent):
 
     def probs(self, attraction: Float[Tensor, "user slot"]) -> Float[Tensor, "user slot"]:
         """Return θ_k (ε⁺_k a_k + ε⁻_k (1 − a_k))."""
+        for name in ("examination", "true_positive", "false_positive"):
+            check_slots(name, getattr(self, name), attraction)
         slots, dtype = attraction.shape[1], attraction.dtype
         slope = self.examination * (self.true_positive - self.false_positive)
         floor = self.examination * self.false_positive

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import pad
 
-from envs.clicks.contract import ClickModel, Parameter
+from envs.clicks.contract import ClickModel, Parameter, check_slots
 from simlab.errors import BadInput
 
 
@@ -35,6 +35,8 @@ class UserBrowsing(ClickModel):
     examination: Float[Tensor, "slot distance"]
 
     def __post_init__(self) -> None:
+        if self.examination.ndim != 2:
+            raise BadInput(f"examination has {self.examination.ndim} axes, but it is a table [slot distance]")
         slots, distances = self.examination.shape
         if slots != distances:
             raise BadInput(f"examination is {slots} × {distances}, but it has as many distances as slots")
@@ -62,6 +64,7 @@ class UserBrowsing(ClickModel):
         self, attraction: Float[Tensor, "user slot"], click: Float[Tensor, "user slot"]
     ) -> Float[Tensor, "user slot"]:
         """Return γ_{k,d} a_k."""
+        check_slots("examination", self.examination, attraction)
         rank = torch.arange(1, attraction.shape[1] + 1, device=click.device)
         last = pad((click > 0) * rank, (1, -1)).cummax(1).values
         flat = self.examination.to(attraction.dtype).reshape(-1)
@@ -73,6 +76,7 @@ class UserBrowsing(ClickModel):
 
     def examined(self, attraction: Float[Tensor, "user slot"]) -> Float[Tensor, "user slot"]:
         """Return P(examined k), by the recursion over the slot of the last click."""
+        check_slots("examination", self.examination, attraction)
         table = self.examination.to(attraction.dtype)
         last = torch.ones_like(attraction[:, :1])  # q_k(j), j = 0 … k − 1
         seen = []
@@ -88,6 +92,7 @@ class UserBrowsing(ClickModel):
         self, attraction: Float[Tensor, "user slot"], uniform: Float[Tensor, "user draw"]
     ) -> Float[Tensor, "user slot"]:
         """Click where the slot's uniform is below γ_{k,d} a_k, from the top to the bottom."""
+        check_slots("examination", self.examination, attraction)
         table = self.examination.to(attraction.dtype)
         column = torch.zeros(len(attraction), dtype=torch.long, device=attraction.device)  # d − 1
         clicks = []

@@ -31,7 +31,8 @@ def drawn(name: str) -> ClickModel:
     kind: Any = all_parts("click model")[name]
     g = torch.Generator().manual_seed(sum(map(ord, name)))
     values = {
-        key: p.low + (p.high - p.low) * (0.1 + 0.8 * torch.rand(p.start.shape, generator=g).double())
+        key: p.low
+        + (min(p.high, 10.0) - p.low) * (0.1 + 0.8 * torch.rand(p.start.shape, generator=g).double())
         for key, p in kind.parameters(SLOTS).items()
     }
     model: ClickModel = kind(**values)
@@ -329,3 +330,47 @@ def test_a_table_of_browsing_is_square() -> None:
         UserBrowsing(torch.ones(2, 3))
     with pytest.raises(BadInput, match=r"examination, slot 1, distance 1: 1.5 is not a probability"):
         UserBrowsing(torch.tensor([[1.0, 0.0], [1.5, 0.2]]))
+
+
+@pytest.mark.parametrize("name", names("click model"))
+def test_a_slate_longer_than_a_parameter_is_refused(name: str) -> None:
+    """Not spread over the slate, whether there is one value or there are too few."""
+    kind: Any = all_parts("click model")[name]
+    slate, n = torch.full((2, SLOTS), 0.5), SLOTS
+    for slots in (1, 3):
+        model: ClickModel = kind.typical(slots)
+        slotted = [k for k, x in tensors(model).items() if x.ndim]
+        if not slotted:
+            model.probs(slate)  # scalars hold for any slate
+            continue
+        words = rf"{slotted[0]} has {slots} slots, but the slate has {n}"
+        for ask, more in (
+            (model.probs, ()),
+            (model.conditional, (torch.zeros_like(slate),)),
+            (model.sample, (torch.full((2, model.draws(n)), 0.5),)),
+        ):
+            with pytest.raises(BadInput, match=words):
+                ask(slate, *more)
+
+
+def test_a_short_parameter_is_named() -> None:
+    """Also where it may be one value, or one a row and slot; a table of browsing has two axes."""
+    slate = torch.full((2, 4), 0.5)
+    with pytest.raises(BadInput, match="satisfaction has 2 slots, but the slate has 4"):
+        DynamicBayesian(torch.tensor(0.9), torch.full((2, 2), 0.5)).probs(slate)
+    flat = object.__new__(UserBrowsing)  # past the tests' own check of shapes, which users do not have
+    object.__setattr__(flat, "examination", torch.tensor([0.6]))
+    with pytest.raises(BadInput, match="examination has 1 axes, but it is a table"):
+        flat.__post_init__()
+
+
+def test_a_click_on_an_item_without_odds_keeps_other_gradients() -> None:
+    """It pulls its own attraction without end; those of the others stay finite, and two clicks cannot be."""
+    model = Multinomial.typical(3)
+    attraction = torch.tensor([[0.5, 0.0, 0.3]], requires_grad=True)
+    likely = model.log_prob(attraction, torch.tensor([[0.0, 1.0, 0.0]]))
+    (slope,) = torch.autograd.grad(likely.sum(), attraction)
+    assert float(likely.detach()) == -torch.inf
+    assert float(slope[0, 1]) == torch.inf
+    assert bool(slope[0, [0, 2]].isfinite().all())
+    assert float(model.log_prob(torch.full((1, 3), 0.5), torch.tensor([[1.0, 1.0, 0.0]]))) == -torch.inf
