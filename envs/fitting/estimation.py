@@ -20,7 +20,17 @@ coordinates in which the information matrix is the identity, and takes standard 
 2  examination     2      0.31    0.01  0.29  0.34
 >>> found.converged
 True
+>>> found.item_frame().head(2).round(2)
+   item  shown  clicks  attraction  attraction_stderr
+0     0   1973    1102        0.91               0.01
+1     1   2026     849        0.70               0.02
+>>> rival = fit("trust_bias", log)  # the criteria charge it for its four values: less is better
+>>> found.bic < rival.bic, found.aic < rival.aic
+(True, True)
 """
+
+import math
+from inspect import isabstract
 
 import torch
 from jaxtyping import Float
@@ -48,8 +58,8 @@ def fit(
     """Fit a click model to a log by maximum likelihood.
 
     The attraction of each item, the same for every user, is estimated with the model's parameters, unless it
-    is given. Blank slots (item `n_items`) count for nothing. What is fixed so that the rest is identified is
-    said by the model's `parameters`; a scale so fixed (θ of the first slot is 1) is a convention.
+    is given. What is fixed so that the rest is identified is said by the model's `parameters`; a scale so
+    fixed (θ of the first slot is 1) is a convention.
 
     Standard errors come from the information Σ ∇p ∇pᵀ / (p (1 - p)) over cells, p the chance of a click given
     those above: the Hessian's expectation, cell by cell, given the past. The items' values are profiled out
@@ -65,19 +75,26 @@ def fit(
         model: a class of click models, or its name in the catalogue.
         log: the sessions; each round is one. With `position` and one item a round, only models of independent
             slots can be fitted.
-        attraction: P(click | examined) of each slot's item, if known or predicted; ignored at blank slots.
+        attraction: P(click | examined) of each slot's item, if known or predicted.
         per_item: what belongs to the item (`ClickModel.of_items`) has a value for each item; False: one for
             all.
         prior: pseudo-clicks, and as many pseudo-misses, added to each item's values. 0 is pure likelihood:
-            an item never clicked then has attraction 0.
-        iterations: evaluations of the likelihood at most, about.
+            an item never clicked then has attraction 0. Not with `attraction`: no item has values then.
+        iterations: evaluations of the likelihood at most, about; 1 or more.
 
     Raises:
-        BadInput: for an unknown model, a log without clicks, clicks other than 0 and 1, clicks that the model
-            says cannot be, one slot where a bias of position is asked for, slots that share no item.
+        BadInput: for an unknown model, arguments of another type or out of range, a log without clicks,
+            clicks other than 0 and 1, clicks that the model says cannot be, or their absence, one slot where
+            a bias of position is asked for, slots that share no item.
     """
     kind, name = _find(model)
-    slots = log.slots if log.position is None else int(log.position.max()) + 1
+    _check_numbers(prior, iterations)
+    if prior and attraction is not None:
+        raise BadInput(
+            f"prior is {prior}, but with `attraction` given it is 0, as no item has a value to smooth"
+        )
+    sessions = read(log, attraction)
+    slots = sessions.slate.shape[1]
     alone = independent(kind, slots)
     if log.position is not None and not alone:
         raise BadInput(
@@ -85,9 +102,6 @@ def fit(
         )
     if slots == 1 and any(bool(p.free.any()) for p in kind.parameters(2).values()):
         raise BadInput(f"the log has one slot, so it cannot tell what {name} says of positions")
-    if not prior >= 0:
-        raise BadInput(f"prior is {prior}, but it is at least 0")
-    sessions = read(log, attraction)
     if not bool((sessions.clicks > 0).any()):
         raise BadInput("no session of the log has a click, so there is nothing to fit")
     if attraction is not None:
@@ -105,10 +119,21 @@ def fit(
     return report(likelihood, x, information, converged, words)
 
 
-def _find(model: str | type[ClickModel]) -> tuple[type[ClickModel], str]:
+def _check_numbers(prior: object, iterations: object) -> None:
+    """Refuse a prior or a number of iterations that cannot be."""
+    if isinstance(prior, bool) or not (isinstance(prior, int | float) and 0 <= prior < math.inf):
+        raise BadInput(f"prior is {prior!r}, but it is a finite number from 0")
+    if isinstance(iterations, bool) or not (isinstance(iterations, int) and iterations >= 1):
+        raise BadInput(f"iterations is {iterations!r}, but it is a whole number from 1")
+
+
+def _find(model: object) -> tuple[type[ClickModel], str]:
     """Return the class and a name for messages."""
     if isinstance(model, str):
         return part("click model", model), model.replace("-", "_")
+    if not (isinstance(model, type) and issubclass(model, ClickModel)) or isabstract(model):
+        what = model.__name__ if isinstance(model, type) else f"of the type {type(model).__name__}"
+        raise BadInput(f"model is {what}, but it is a class of click models or its name in the catalogue")
     for name in names("click model"):
         if part("click model", name) is model:
             return model, name
@@ -133,15 +158,18 @@ def _check_connected(table: Sessions) -> None:
 
 
 def _check_possible(likelihood: Likelihood, sessions: Sessions, name: str) -> None:
-    """Refuse clicks that the model gives no chance whatever its parameters."""
-    if likelihood.independent:
-        return
+    """Refuse clicks that the model gives no chance whatever its parameters, and misses of what is sure."""
+    after = "" if likelihood.independent else " after those above it"
     value, row = likelihood.values(likelihood.start), 0
     for some in sessions.chunks():
         with torch.no_grad():
-            never = (likelihood.chance(value, some) <= 0) & (some.clicks > 0)
+            chance = likelihood.chance(value, some)
+        never = ((chance <= 0) & (some.clicks > 0)) | ((chance >= 1) & (some.clicks < some.shown))
         if bool(never.any()):
             at, slot = (int(i) for i in never.nonzero()[0])
+            what = "a click" if some.clicks[at, slot] > 0 else "no click"
             place = f"column click, row {row + at}, slot {slot}"
-            raise BadInput(f"{place}: a click after those above it is impossible under {name}")
+            known = some.attraction
+            given = "" if known is None else f" at attraction {float(known[at, slot]):g}"
+            raise BadInput(f"{place}: {what}{after}{given} is impossible under {name}")
         row += len(some.slate)

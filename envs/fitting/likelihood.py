@@ -262,6 +262,6 @@ class Likelihood:
         return torch.cat(found, 2), torch.cat(where, 1)
 
     def _places(self, x: Array, some: Sessions) -> list[Tensor]:
-        """Return the x of each slot's item, for each family; 0 where the slot is blank."""
+        """Return the x of each slot's item, for each family; 0 where none is known."""
         table = torch.as_tensor(x[self.size :]).view(len(self.families), self.sessions.n_items)
         return [torch.nn.functional.pad(t, (0, 1))[some.slate] for t in table]

@@ -142,7 +142,12 @@ class ClickFit:
         mine = self._likelihood
         if (attraction is None) != bool(mine.families):
             raise BadInput("attraction is given to `evaluate` if and only if it was given to `fit`")
-        some = read(log, attraction)
+        some = read(log, attraction, mine.sessions.slate.shape[1])
+        if log.position is not None and not mine.independent:
+            kind = mine.model.__name__
+            raise BadInput(
+                f"{kind} needs whole slates, but the log's `position` says that it shows one item a round"
+            )
         if (some.slate.shape[1], some.n_items) != (mine.sessions.slate.shape[1], mine.sessions.n_items):
             theirs = f"{mine.sessions.slate.shape[1]} slots and {mine.sessions.n_items} items"
             raise BadInput(
@@ -230,7 +235,7 @@ def _notes(likelihood: Likelihood, bound: Mask, silent: Mask, lost: Mask) -> lis
     if likelihood.families and likelihood.size and mean < FEW:
         said.append(f"an item has {mean:.1f} clicks on average: below about {FEW}, parameters are biased")
     why = {
-        "is not in the log at all: nan": silent,
+        "makes no difference to the log: nan": silent,
         "cannot be told apart from the other values: nan": lost & ~silent,
         "lies on its bound, so it has no standard error and no interval": bound,
     }

@@ -52,6 +52,9 @@ def search(likelihood: Likelihood, iterations: int) -> tuple[Array, Information,
         if not np.any(moved):
             break
         x = x + moved
+    if likelihood(x)[0] >= 1e100:
+        words = "not converged: the log-likelihood is not finite"
+        return x, information, False, words
     if gain < _ENOUGH:
         return x, information, True, f"converged after {spent} evaluations of the likelihood"
     words = f"not converged after {spent} evaluations: another step would gain {gain:.1g} of log-likelihood"

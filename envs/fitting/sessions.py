@@ -19,9 +19,9 @@ class Sessions:
     """What was shown and clicked.
 
     Attributes:
-        slate: the item of each slot; `n_items` where the slot was blank.
+        slate: the item of each slot; `n_items` at the other slots of a page of which one item is logged.
         history: the clicks, 0 or 1, on which later chances depend.
-        shown: how often the cell happened; 0 where the slot was blank.
+        shown: how often the cell happened; 0 at those other slots.
         clicks: in how many of them it was clicked.
         n_items: size of the catalogue.
         count: sessions behind all rows.
@@ -86,35 +86,44 @@ class Sessions:
         return total[0, :-1], total[1, :-1]
 
 
-def read(log: Log, attraction: Float[Tensor, "round slot"] | None = None) -> Sessions:
+def read(log: Log, attraction: Float[Tensor, "round slot"] | None = None, slots: int = 0) -> Sessions:
     """Return the sessions of a log, one a round.
 
+    Args:
+        log: what was shown and clicked.
+        attraction: of each slot's item, where it is known.
+        slots: of a page at least, where the log has one item of it a round.
+
     Raises:
-        BadInput: for a log without the column click, clicks other than 0 and 1, clicks at blank slots,
-            attractions of another shape or outside [0, 1].
+        BadInput: for what is no log, a log without the column click, clicks other than 0 and 1, attractions
+            that are no tensor, of another shape or outside [0, 1].
     """
+    if not isinstance(log, Log):
+        raise BadInput(f"log is of the type {type(log).__name__}, but it is a simlab.log.Log")
     if log.click is None:
         raise BadInput("the log has no column click, so there is nothing to fit")
-    blank = log.slate >= log.n_items
-    wrong = (log.click != 0) & (log.click != 1)
-    for bad, why in ((wrong, "is not 0 or 1"), (blank & (log.click > 0), "is a click on a blank slot")):
-        if bool(bad.any()):
-            row, slot = (int(i) for i in bad.nonzero()[0])
-            raise BadCell("click", row, why, f"{float(log.click[row, slot]):g}", slot)
-    slate, click, shown = log.slate.clamp(max=log.n_items), log.click.double(), (~blank).double()
+    bad = (log.click != 0) & (log.click != 1)
+    if bool(bad.any()):
+        row, slot = (int(i) for i in bad.nonzero()[0])
+        raise BadCell("click", row, "is not 0 or 1", f"{float(log.click[row, slot]):g}", slot)
+    slate, click = log.slate, log.click.double()
+    shown = torch.ones_like(click)
     if attraction is not None:
+        if not isinstance(attraction, Tensor):
+            kind = type(attraction).__name__
+            raise BadInput(f"attraction is of the type {kind}, but it is a tensor [round slot]")
         if attraction.shape != slate.shape:
             theirs = f"{tuple(attraction.shape)}, but slate has {tuple(slate.shape)}"
             raise BadInput(f"attraction has the shape {theirs}")
-        attraction = attraction.detach().double().masked_fill(blank, 0.0)
+        attraction = attraction.detach().double()
         bad = ~((attraction >= 0) & (attraction <= 1))
         if bool(bad.any()):
             row, slot = (int(i) for i in bad.nonzero()[0])
             raise BadCell(
                 "attraction", row, "is not a probability", f"{float(attraction[row, slot]):g}", slot
             )
-    if log.position is not None:  # one item a round: the rest of the page is blank
-        wide = (len(log), int(log.position.max()) + 1)
+    if log.position is not None:  # one item a round: the rest of the page is not known
+        wide = (len(log), max(slots, int(log.position.max()) + 1))
         at = log.position.unsqueeze(1)
         slate = torch.full(wide, log.n_items).scatter(1, at, slate)
         click, shown = (torch.zeros(wide, dtype=torch.float64).scatter(1, at, x) for x in (click, shown))

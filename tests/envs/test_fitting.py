@@ -1,5 +1,6 @@
 """Fitting click models: what was simulated is found again, with honest standard errors."""
 
+import inspect
 import math
 from dataclasses import fields, replace
 from typing import Any
@@ -11,8 +12,9 @@ from torch import Tensor
 from envs.clicks.contract import ClickModel
 from envs.clicks.position_based import PositionBased
 from envs.clicks.trust_bias import TrustBias
-from envs.fitting import ClickFit, fit
+from envs.fitting import ClickFit, estimation, fit
 from envs.fitting.likelihood import Likelihood
+from envs.fitting.search import search
 from envs.fitting.sessions import independent, read
 from envs.rollout import roll
 from envs.users.feed import Feed, FeedSpec
@@ -46,6 +48,17 @@ def simulate(model: ClickModel, n: int, items: int, slots: int, seed: int, a: Te
     slate = luck.uniform("ranking", items).argsort(1)[:, :slots]
     click = model.sample(a[slate], luck.uniform("clicks", model.draws(slots)).double()).double()
     return Log(row, slate, torch.ones(n), click.sum(1), n_items=items, click=click)
+
+
+def singles(log: Log, slots: list[int]) -> Log:
+    """Return some slots of the same log as rows of one item with its position."""
+    which = torch.tensor(slots)
+    n = len(log) * len(which)
+    assert log.click is not None
+    slate, click = log.slate[:, which].reshape(n, 1), log.click[:, which].reshape(n, 1)
+    position = which.repeat(len(log))
+    row = torch.arange(n)
+    return Log(row, slate, torch.ones(n), click.sum(1), n_items=log.n_items, click=click, position=position)
 
 
 def scores(found: ClickFit, model: ClickModel, a: Tensor) -> dict[str, Tensor]:
@@ -170,7 +183,7 @@ def test_gradient_and_information_are_those_of_autograd(name: str) -> None:
     sessions = read(log)
     likelihood = Likelihood(kind, sessions.by_item() if alone else sessions.grouped(), kind.of_items, alone)
     x = fit(kind, log)._likelihood.x_of(fit(kind, log)._value).numpy()
-    n, h = len(x), 1e-4
+    n, h = len(x), 3e-7
     hessian = torch.zeros(n, n, dtype=torch.float64)
     for i in range(n):
         up, down = x.copy(), x.copy()
@@ -193,55 +206,36 @@ def test_gradient_and_information_are_those_of_autograd(name: str) -> None:
 
 
 def test_what_the_log_does_not_tell_is_nan_and_said() -> None:
-    """An item that was never shown, one that was never clicked, and a slot that stayed blank."""
+    """An item that was never shown, one that was never clicked, and a position without a row."""
     log = simulate(
         PositionBased.power(4, 1.0), 4000, 8, 4, 9, appeal(8).index_fill(0, torch.tensor([2]), 0.0)
     )
     keep = (log.slate != 5).all(1)
     log = log.rows(keep)
-    object.__setattr__(log, "slate", log.slate.index_fill(1, torch.tensor([3]), 8))  # as a world's blank slot
-    object.__setattr__(log, "click", log.click.index_fill(1, torch.tensor([3]), 0.0))  # type: ignore[union-attr]
-    found = fit("position_based", log)
+    found = fit("position_based", singles(log, [0, 1, 3]))
     assert found.converged
     assert found.attraction.isnan().tolist() == [i == 5 for i in range(8)]
     assert 0 <= float(found.attraction[2]) < 1e-6
     assert found.item_errors["attraction"].isnan().tolist() == [i in (2, 5) for i in range(8)]
-    assert found.parameters["examination"].isnan().tolist() == [False, False, False, True]
-    assert found.perplexity.isnan().tolist() == [False, False, False, True]
+    assert found.parameters["examination"].isnan().tolist() == [False, False, True, False]
+    assert found.perplexity.isnan().tolist() == [False, False, True, False]
     said = " ".join(found.notes)
-    assert "slot 3 was never shown" in said
-    assert "attraction of 1 of 8 items is not in the log" in said
+    assert "slot 2 was never shown" in said
+    assert "attraction of 1 of 8 items makes no difference to the log: nan" in said
     assert "attraction of 1 of 8 items lies on its bound" in said
-    assert found.frame()["estimate"].isna().tolist() == [False, False, False, True]
+    assert found.frame()["estimate"].isna().tolist() == [False, False, True, False]
     assert found.item_frame()["attraction"].isna().sum() == 1
-    # The same without the blank column.
-    bare = fit("position_based", replace(log, slate=log.slate[:, :3], click=log.click[:, :3]))  # type: ignore[index]
+    # The same as from whole slates without that column.
+    there = torch.tensor([0, 1, 3])
+    bare = fit("position_based", replace(log, slate=log.slate[:, there], click=log.click[:, there]))  # type: ignore[index]
     torch.testing.assert_close(
-        bare.parameters["examination"], found.parameters["examination"][:3], atol=1e-5, rtol=0
+        bare.parameters["examination"], found.parameters["examination"][there], atol=1e-5, rtol=0
     )
     # A session with the item of which nothing is known is left out; a new slot is refused.
     fresh = simulate(PositionBased.power(3, 1.0), 500, 8, 3, 10)
     assert bare.evaluate(fresh).left_out == int((fresh.slate == 5).any(1).sum()) > 0
-    with pytest.raises(BadInput, match="slot 3 was never shown"):
+    with pytest.raises(BadInput, match="slot 2 was never shown"):
         found.evaluate(simulate(PositionBased.power(4, 1.0), 500, 8, 4, 10))
-
-
-@pytest.mark.parametrize("name", MODELS)
-def test_blank_slots_count_for_nothing(name: str) -> None:
-    """Sessions cut short, with blanks at the end, where a model that reads downward gives the same answer."""
-    if name in ("multinomial", "proportional"):
-        pytest.skip("items below count in models of choice")
-    model = typical(name, 4)
-    log = simulate(model, 6000, 8, 4, 11)
-    short = log.rows(slice(None))
-    cut = torch.arange(6000) % 2 == 0
-    blank = cut[:, None] & (torch.arange(4) >= 2)
-    object.__setattr__(short, "slate", log.slate.masked_fill(blank, 8))
-    object.__setattr__(short, "click", log.click.masked_fill(blank, 0.0))  # type: ignore[union-attr]
-    found = fit(name, short)
-    assert found.converged, found.words
-    for which, z in scores(found, model, appeal(8)).items():
-        assert not len(z) or float(z.abs().max()) < 4.5, which
 
 
 def test_too_few_clicks_an_item_are_said() -> None:
@@ -270,21 +264,23 @@ def test_a_prior_makes_surprising_clicks_possible() -> None:
 
 def test_a_log_of_single_items_with_their_position_is_enough_for_independent_slots() -> None:
     log = simulate(PositionBased.power(3, 1.0), 3000, 5, 3, 14)
-    assert log.click is not None
-    n = 9000
-    single = Log(
-        torch.arange(n),
-        log.slate.reshape(n, 1),
-        torch.ones(n),
-        torch.zeros(n),
-        n_items=5,
-        click=log.click.reshape(n, 1),
-        position=torch.arange(3).repeat(3000),
-    )
+    single = singles(log, [0, 1, 2])
     whole, pieces = fit("position_based", log), fit("position_based", single)
     torch.testing.assert_close(whole.parameters, pieces.parameters, atol=1e-6, rtol=0)
     with pytest.raises(BadInput, match="cascade needs whole slates"):
         fit("cascade", single)
+    with pytest.raises(BadInput, match="Cascade needs whole slates"):
+        fit("cascade", simulate(typical("cascade", 3), 3000, 5, 3, 14)).evaluate(single)
+    # Other rows need not reach down as far; those that reach further are refused.
+    some, known = singles(log, [0, 1]), appeal(5)
+    judged = pieces.evaluate(some)
+    assert judged.sessions == 6000
+    assert judged.perplexity.isnan().tolist() == [False, False, True]
+    torch.testing.assert_close(judged.perplexity[:2], pieces.perplexity[:2])
+    given = fit("position_based", single, attraction=known[single.slate])
+    torch.testing.assert_close(given.evaluate(some, known[some.slate]).perplexity[:2], given.perplexity[:2])
+    with pytest.raises(BadInput, match="the log has 3 slots and 5 items, the fit 2 slots"):
+        fit("position_based", some).evaluate(single)
 
 
 def test_repeated_sessions_count_each_time() -> None:
@@ -379,3 +375,84 @@ def test_a_fixed_ranking_is_enough_where_relevance_is_known() -> None:
     found = fit("position_based", log, attraction=appeal(6)[log.slate] + 0.1)
     assert found.converged
     assert part("click model", "position_based") is type(found.model)
+
+
+def raw(function: Any) -> Any:
+    """Return what users call: without the tests' own check of annotations."""
+    return inspect.unwrap(function)
+
+
+def test_clicks_and_misses_without_a_chance_are_refused_in_independent_slots_too() -> None:
+    _, log = bad("")
+    assert log.click is not None
+    at, sure = int(log.click[:, 0].nonzero()[0]), int((log.click[:, 0] == 0).nonzero()[0])
+    half = torch.full((300, 3), 0.5, dtype=torch.float64)
+    for row, value, words in ((at, 0.0, "a click at attraction 0"), (sure, 1.0, "no click at attraction 1")):
+        known = half.clone()
+        known[row, 0] = value
+        with pytest.raises(BadInput, match=f"row {row}, slot 0: {words} is impossible under position_based"):
+            fit("position_based", log, attraction=known)
+    # Where a lower examination explains the miss, it is possible.
+    known = half.clone()
+    known[(log.click[:, 1] == 0).nonzero()[0], 1] = 1.0
+    assert fit("position_based", log, attraction=known).converged
+
+
+def test_no_search_converges_where_the_likelihood_is_not_finite() -> None:
+    _, log = bad("")
+    likelihood = Likelihood(MODELS["position_based"], read(log, torch.zeros(300, 3)), (), True)
+    _, _, converged, words = search(likelihood, 50)
+    assert not converged
+    assert words == "not converged: the log-likelihood is not finite"
+
+
+def test_a_value_that_makes_no_difference_is_not_said_to_be_absent() -> None:
+    """Slot 2 was shown, but never with an item that anybody would click."""
+    _, log = bad("")
+    assert log.click is not None
+    known = torch.tensor([0.5, 0.5, 0.0]).expand(300, 3)
+    found = fit("position_based", replace(log, click=log.click * (known > 0)), attraction=known)
+    assert found.notes == ("examination at (2) makes no difference to the log: nan",)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"model": 3}, "model is of the type int, but it is a class of click models or its name"),
+        ({"model": PositionBased.power(3, 1.0)}, "model is of the type PositionBased, but it is a class"),
+        ({"model": ClickModel}, "model is ClickModel, but it is a class of click models or"),
+        ({"model": Log}, "model is Log, but it is a class of click models or"),
+        ({"log": 3}, "log is of the type int, but it is a simlab.log.Log"),
+        ({"attraction": [0.5]}, r"attraction is of the type list, but it is a tensor \[round slot\]"),
+        ({"prior": math.inf}, "prior is inf, but it is a finite number from 0"),
+        ({"prior": math.nan}, "prior is nan, but it is a finite number from 0"),
+        ({"prior": -0.5}, "prior is -0.5, but it is a finite number from 0"),
+        ({"prior": "1"}, "prior is '1', but it is a finite number from 0"),
+        ({"iterations": 0}, "iterations is 0, but it is a whole number from 1"),
+        ({"iterations": 2.5}, "iterations is 2.5, but it is a whole number from 1"),
+        ({"iterations": True}, "iterations is True, but it is a whole number from 1"),
+        (
+            {"prior": 0.5, "attraction": torch.full((300, 3), 0.5)},
+            "prior is 0.5, but with `attraction` given",
+        ),
+    ],
+)
+def test_arguments_that_cannot_be_are_refused(
+    change: dict[str, Any], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("_find", "read"):
+        monkeypatch.setattr(estimation, name, raw(getattr(estimation, name)))
+    _, log = bad("")
+    with pytest.raises(BadInput, match=words):
+        raw(fit)(**({"model": "position_based", "log": log} | change))
+
+
+def test_the_weight_of_a_slot_may_be_large() -> None:
+    """Far above 10, where a narrow bound would hold it, and far below 1."""
+    model = MODELS["multinomial"](torch.tensor([1.0, 60.0, 0.02], dtype=torch.float64))
+    a = torch.linspace(0.02, 0.4, 6, dtype=torch.float64)
+    found = fit("multinomial", simulate(model, 20_000, 6, 3, 20, a))
+    assert found.converged, found.words
+    for which, z in scores(found, model, a).items():
+        assert len(z) == len(found.items.get(which, z[:2]))
+        assert float(z.abs().max()) < 4.5, which
