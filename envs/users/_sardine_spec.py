@@ -27,7 +27,7 @@ class SardineSpec(WorldSpec):
     """
 
     horizon: int = setting(100, 1, 10**9)
-    offset: float = setting(0.65)
+    offset: float = setting(0.65, -5.0, 5.0)
     slope: float = setting(100.0, 0.0)
     omega: float = setting(0.95, 0.0, 1.0)
     influence_blend: str = setting("vector", among=("vector", "scalar"))

@@ -170,6 +170,41 @@ def test_no_slate_of_the_far_sighted_oracle_holds_more_of_a_topic_than_has_room(
     assert room_left > 100 * 12 * 3
 
 
+@pytest.mark.parametrize("candidates", [0, 20])
+def test_the_index_of_the_far_sighted_oracle_is_finite(candidates: int) -> None:
+    world = new("simlab/SlateTopK-Bored-v1", candidates=candidates)
+    assert bool(world.foresight(world.reset(50, Seed(0))).isfinite().all())
+
+
+def test_where_every_click_bores_the_far_sighted_oracle_is_the_myopic_one() -> None:
+    world = new("simlab/SlateTopK-Bored-v1", boredom_threshold=1)
+    far, near = (roll(world, p, 20, Seed(0)).reward for p in (FarSighted(world), Oracle(world)))
+    assert torch.equal(far, near)
+    assert float(near.sum()) > 0
+
+
+@pytest.mark.parametrize("version", ["v0", "v1"])
+def test_a_taste_that_nothing_moves_stays_even_where_clicks_replace_it(version: str) -> None:
+    """ω = 0: the taste is that of the last clicks, and stays to the bit where nothing is clicked."""
+    world = new(f"simlab/SlateTopK-BoredInf-{version}", omega=0.0)
+    state, still = world.reset(100, Seed(0)), 0
+    for t in range(10):
+        before = state.users.taste
+        slate = torch.rand(100, 1000, generator=Seed(t).torch()).topk(10, 1).indices
+        state, response = world.step(state, slate, Seed(0))
+        rest = response.click.sum(1) == 0
+        assert torch.equal(state.users.taste[rest], before[rest])
+        torch.testing.assert_close(state.users.taste.norm(dim=1), torch.ones(100))
+        still += int(rest.sum())
+    assert 0 < still < 1000
+
+
+@pytest.mark.parametrize("offset", [-5.0, 5.0])
+def test_popularity_is_flat_where_every_item_is_as_relevant(offset: float) -> None:
+    """Also where nobody finds anything relevant, and the mean relevance is 0."""
+    assert set(new("simlab/SlateTopK-Bored-v1", offset=offset).market.start.tolist()) == {1.0}
+
+
 def test_a_recommender_may_be_shown_only_what_was_clicked_lately() -> None:
     full, part = (new("simlab/SlateTopK-BoredInf-v1", ideal_state=x) for x in (True, False))
     a, b = (w.observe(w.reset(50, Seed(0))).features for w in (full, part))
@@ -200,6 +235,8 @@ def test_memory_of_a_user_is_below_two_kilobytes() -> None:
     ("settings", "words"),
     [
         ({"omega": 1.1}, "omega is 1.1"),
+        ({"offset": 5.5}, "offset is 5.5"),
+        ({"offset": -5.5}, "offset is -5.5"),
         ({"boredom_threshold": 0}, "boredom_threshold is 0"),
         ({"boredom": "car"}, "boredom is car"),
         ({"influence_blend": "mean"}, "influence_blend is mean"),

@@ -83,6 +83,15 @@ def test_foresight_pays_where_users_get_bored(preset: str) -> None:
         assert high < loss
 
 
+@pytest.mark.parametrize("candidates", [20, 50])
+def test_foresight_pays_among_few_candidates_too(candidates: int) -> None:
+    """The room of a topic is filled with items that may be shown: more than the myopic oracle (99 %, paired)."""
+    world = new("simlab/SlateTopK-Bored-v1", candidates=candidates)
+    low, high = interval(surplus(world, FarSighted(world), Oracle(world), 60))
+    print(f"{candidates} candidates: foresight earns {low:.1f} .. {high:.1f} more")
+    assert low > 0
+
+
 def rise(world: Sardine, users: int = 200, steps: int = 20) -> tuple[Tensor, Tensor]:
     """Return how much nearer taste comes to what was clicked in 20 steps, and to the even taste: cosines."""
     state = world.reset(users, Seed(0))
