@@ -262,9 +262,10 @@ class InterestEvolution(SlateWorld[InterestEvolutionUsers]):
 
         With few candidates, drawn anew at each step, and clicks that polarise (v0): the odds of a click times
         its worth in the long run, o_i (4 + price · (0.9/3.4 · 4 q_i - 4 + 0.5) - toll), a minute of budget
-        buying `price` minutes of watching. Of a slate that earns r_i on a click, the best is that with the
-        highest o_i (r_i - toll), toll being its value. Found by search over price {0.8, 1, 1.2, 1.4, 1.6, 2}
-        and toll {0, 0.5, 0.7, 1, 1.6, 2} in v0, where it is flat around the best.
+        buying `price` minutes of watching; all but the first 4 shrinks with the refund. Of a slate that earns
+        r_i on a click, the best is that with the highest o_i (r_i - toll), toll being its value. Found by
+        search over price {0.8, 1, 1.2, 1.4, 1.6, 2} and toll {0, 0.5, 0.7, 1, 1.6, 2} in v0, where it is flat
+        around the best.
 
         Else, the minutes that the budget buys if from now on slates hold the topic of the item only, its
         interest moving as expected: a click takes C = 4 - 4 · 0.9/3.4 · μ_c + 0.5 / (K o) of the budget on
@@ -280,7 +281,11 @@ class InterestEvolution(SlateWorld[InterestEvolutionUsers]):
         interest = users.interest[:, :-1]
         back = spec.refund * spec.length
         if spec.candidates and spec.polarising:
-            worth = spec.length + price * (back * self.quality - spec.length + spec.penalty) - toll
+            lasting = spec.refund / (
+                0.9 / 3.4
+            )  # without a refund the budget buys no choice worth planning for
+            later = price * (back * self.quality - spec.length + spec.penalty) - toll
+            worth = spec.length + lasting * later
             index: Tensor = self._odds(interest).index_select(1, self.topic) * worth
             return index
         left = users.budget.unsqueeze(1).expand_as(interest)

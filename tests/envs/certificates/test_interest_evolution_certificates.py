@@ -60,8 +60,9 @@ def test_v0_foresight_pays_just_as_well_where_interests_stand_still() -> None:
 
 
 def test_v0_foresight_does_not_pay_where_quality_gives_nothing_back() -> None:
-    """Its switch: without a refund the far-sighted oracle is no better than the myopic one."""
-    assert gain(V0, "far-sighted", "myopic", refund=0.0)[1] < 1
+    """Its switch: without a refund the far-sighted oracle is the myopic one, to a minute."""
+    low, high = gain(V0, "far-sighted", "myopic", refund=0.0)
+    assert -1 < low <= high < 1
 
 
 def test_v0_a_rule_that_does_not_look_at_the_user_beats_the_personaliser() -> None:

@@ -85,7 +85,7 @@ def test_foresight_pays_where_users_get_bored(preset: str) -> None:
 
 @pytest.mark.parametrize("candidates", [20, 50])
 def test_foresight_pays_among_few_candidates_too(candidates: int) -> None:
-    """The room of a topic is filled with items that may be shown: more than the myopic oracle (99 %, paired)."""
+    """A topic's room is filled with items that may be shown: more than the myopic oracle (99 %, paired)."""
     world = new("simlab/SlateTopK-Bored-v1", candidates=candidates)
     low, high = interval(surplus(world, FarSighted(world), Oracle(world), 60))
     print(f"{candidates} candidates: foresight earns {low:.1f} .. {high:.1f} more")
