@@ -126,8 +126,9 @@ class InterestEvolution(SlateWorld[InterestEvolutionUsers]):
     * v1: interest decides what is clicked, good things are an acquired taste, and a click always moves the
       interest up. Far-sighted recommenders can steer each user to the good topic that is nearest; nobody can
       where interests stand still (`evolution=0`). All may be shown: of 10 random candidates the topic that a
-      user is steered to is mostly not one. Minutes: far-sighted 552, best topic for all 409, myopic 142,
-      popularity 120, random 112; without evolution 172, 25, 141, 115, 106.
+      user is steered to is mostly not one. Minutes (1000 items, 1000 users of seed 1, 99 % intervals):
+      far-sighted 552 ± 24, topic 19 for all 409 ± 34, myopic 142 ± 2, popularity 120 ± 1, random 112 ± 1;
+      without evolution 172 ± 2, 25 ± 3, 141 ± 2, 115 ± 1, 106 ± 1.
 
     Args:
         spec: the settings.
@@ -281,9 +282,8 @@ class InterestEvolution(SlateWorld[InterestEvolutionUsers]):
         interest = users.interest[:, :-1]
         back = spec.refund * spec.length
         if spec.candidates and spec.polarising:
-            lasting = spec.refund / (
-                0.9 / 3.4
-            )  # without a refund the budget buys no choice worth planning for
+            # Without a refund the budget buys no choice worth planning for.
+            lasting = spec.refund / (0.9 / 3.4)
             later = price * (back * self.quality - spec.length + spec.penalty) - toll
             worth = spec.length + lasting * later
             index: Tensor = self._odds(interest).index_select(1, self.topic) * worth

@@ -158,6 +158,16 @@ def test_no_interest_leaves_its_range_and_no_quality_is_seen() -> None:
     assert set(world.catalog.features.flatten().tolist()) == {0.0, 1.0}
 
 
+@pytest.mark.parametrize("refund", [0.0, 0.05])
+def test_v0_foresight_never_prefers_what_is_liked_less_where_little_comes_back(refund: float) -> None:
+    """Within a topic's quality: the index rises with the interest in every topic."""
+    world = world_of(V0, refund=refund, quality_noise=0.0)
+    state = world.reset(400, Seed(0))
+    interest, index = state.users.interest[:, :20], world.foresight(state)[:, :20]
+    rank = interest.argsort(0)
+    assert bool((index.gather(0, rank).diff(dim=0) >= 0).all())
+
+
 def test_the_plan_of_one_topic_counts_the_clicks_that_a_budget_buys() -> None:
     """Where interest stands still and noise is off: minutes = 4 B / (4 - 4·0.9/3.4·μ + 0.5 / (3 o))."""
     world = world_of(V1, evolution=0.0, quality_noise=0.0)

@@ -106,18 +106,27 @@ def test_v1_personalisation_is_nothing_where_interest_does_not_matter() -> None:
     assert low == high == 0.0
 
 
-def moved(name: str, clicked: bool, **settings: Any) -> Tensor:
-    """Return how far interests moved in the topics that a user clicked, or did not, in 10 random steps."""
+def moved(name: str, clicked: bool, disliked: bool = False, steps: int = 10, **settings: Any) -> Tensor:
+    """Return how far interests moved in the topics that a user clicked, or did not, in a few random steps.
+
+    Args:
+        name: the world.
+        clicked: in the topics that were clicked, or in the others.
+        disliked: only in those whose interest was below 0 at first.
+        steps: how many.
+        settings: of the world.
+    """
     world = make_world(name, items=200, candidates=0, **settings)
     assert isinstance(world, InterestEvolution)
     state = first = world.reset(1000, Seed(3))
     clicks = torch.zeros(1000, TOPICS)
-    for t in range(10):
+    for t in range(steps):
         slate = torch.rand(1000, 200, generator=Seed(t).torch()).topk(world.slots, 1).indices
         state, response = world.step(state, slate, Seed(3))
         clicks.scatter_add_(1, world.topic[slate], response.click)
-    change = (state.users.interest - first.users.interest)[:, :-1]
-    return change[(clicks > 0) == clicked]
+    before = first.users.interest[:, :-1]
+    change = state.users.interest[:, :-1] - before
+    return change[((clicks > 0) == clicked) & ((before < 0) | (not disliked))]
 
 
 def test_v1_clicks_move_interests_toward_what_was_clicked() -> None:
@@ -130,10 +139,13 @@ def test_v1_clicks_move_interests_toward_what_was_clicked() -> None:
     assert float(moved(V1, clicked=True, evolution=0.0).abs().max()) == 0
 
 
-def test_v0_clicks_move_interests_down_as_often() -> None:
-    """The third defect: a click on what is not liked moves the interest away more often than toward it."""
-    change = moved(V0, clicked=True)
-    assert float((change < 0).double().mean()) > 0.3
+def test_v0_clicks_on_what_is_not_liked_move_interests_down_more_often() -> None:
+    """The third defect: of first clicks on what is not liked more than half lower the interest (99 %)."""
+    change = moved(V0, clicked=True, disliked=True, steps=1)
+    low, high = interval((change < 0).double().tolist())
+    print(f"a click on what is not liked lowers the interest in {low:.2f} .. {high:.2f} of the cases")
+    assert low > 0.5
+    assert float((moved(V0, clicked=True, disliked=True, steps=1, polarising=False) < 0).sum()) == 0
 
 
 def test_v1_users_are_steered_to_good_topics() -> None:
@@ -141,7 +153,6 @@ def test_v1_users_are_steered_to_good_topics() -> None:
 
     def steered(rule: str, **settings: Any) -> float:
         seen = run(V1, rule, tuple(settings.items()))
-        assert seen.features is not None
         assert seen.features is not None
         last = seen.active.sum(0) - 1
         good = seen.features[last, torch.arange(len(last)), TRASHY:].max(1).values
