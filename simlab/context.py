@@ -14,18 +14,67 @@ PAD = -1
 
 
 @dataclass(frozen=True)
+class Field:
+    """A categorical side feature of the items: one value each (a brand) or several (genres).
+
+    Attributes:
+        name: what it is called.
+        values: category ids from 0, padded with -1; an item may have none.
+        size: how many categories there are.
+        labels: the owner's own words for the categories, or empty.
+
+    Raises:
+        BadInput: for a category outside -1 … size - 1, naming the item.
+    """
+
+    name: str
+    values: Int[Tensor, "item value"]
+    size: int
+    labels: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        wrong = (self.values < PAD) | (self.values >= self.size)
+        if bool(wrong.any()):
+            item, place = (int(x) for x in wrong.nonzero()[0])
+            raise BadInput(
+                f"field {self.name}, item {item}: {int(self.values[item, place])} is no category, "
+                f"there are {self.size} from 0 (and -1 for none)"
+            )
+        if self.labels and len(self.labels) != self.size:
+            raise BadInput(f"field {self.name} has {self.size} categories and {len(self.labels)} labels")
+
+
+@dataclass(frozen=True)
 class Catalog:
     """The items. Their features live here once and are never copied per row.
 
     Attributes:
-        features: what is known of each item; `feat` may be 0.
+        features: what is known of each item as numbers; `feat` may be 0.
         names: the owner's own item ids, for reports, or empty.
         feature_names: a name for each column of `features`, or empty.
+        fields: what is known of each item as categories.
+        vectors: a given embedding of each item (of its text or image), or None.
+
+    Raises:
+        BadInput: if a field or the vectors are of another number of items, or hold what is not finite.
     """
 
     features: Float[Tensor, "item feat"]
     names: tuple[str, ...] = ()
     feature_names: tuple[str, ...] = ()
+    fields: tuple[Field, ...] = ()
+    vectors: Float[Tensor, "item width"] | None = None
+
+    def __post_init__(self) -> None:
+        for field in self.fields:
+            if len(field.values) != self.n_items:
+                raise BadInput(f"field {field.name} is of {len(field.values)} items, not of {self.n_items}")
+        if self.vectors is not None and len(self.vectors) != self.n_items:
+            raise BadInput(f"there are vectors of {len(self.vectors)} items, not of {self.n_items}")
+        for name, value in (("feature", self.features), ("vector", self.vectors)):
+            if value is not None and not bool(value.isfinite().all()):
+                item, column = (int(x) for x in (~value.isfinite()).nonzero()[0])
+                raise BadInput(f"item {item}, {name} {column}: {float(value[item, column])} is not finite")
 
     @property
     def n_items(self) -> int:
@@ -34,7 +83,12 @@ class Catalog:
 
     def to(self, device: torch.device | str) -> "Catalog":
         """Return the same catalogue on another device."""
-        return replace(self, features=self.features.to(device))
+        return replace(
+            self,
+            features=self.features.to(device),
+            fields=tuple(replace(f, values=f.values.to(device)) for f in self.fields),
+            vectors=None if self.vectors is None else self.vectors.to(device),
+        )
 
     @classmethod
     def bare(cls, n_items: int) -> "Catalog":
@@ -54,6 +108,7 @@ class Context:
         candidates: item ids that may be shown. A **column** is a position in this row.
         mask: True where the candidate may be shown.
         popularity: what everyone sees of each candidate's popularity (a share, view count or 0), if anything.
+        categories: what is known of the user and the moment as categories (gender, hour), -1 where unknown.
     """
 
     user: Int[Tensor, " user"]
@@ -63,6 +118,7 @@ class Context:
     candidates: Int[Tensor, "user cand"]
     mask: Bool[Tensor, "user cand"]
     popularity: Float[Tensor, "user cand"] | None = None
+    categories: Int[Tensor, "user field"] | None = None
 
     def __len__(self) -> int:
         """Return B, the number of rows."""
@@ -120,6 +176,7 @@ class Context:
         feedback: Float[Tensor, "user past"] | None = None,
         candidates: Int[Tensor, "user cand"] | None = None,
         popularity: Float[Tensor, "user cand"] | None = None,
+        categories: Int[Tensor, "user field"] | None = None,
     ) -> "Context":
         """Build a context; what is left out is empty, and every item is a candidate."""
         rows, device = user.shape[0], user.device
@@ -134,4 +191,5 @@ class Context:
             candidates=candidates,
             mask=torch.ones(1, 1, dtype=torch.bool, device=device).expand(candidates.shape),
             popularity=popularity,
+            categories=categories,
         )

@@ -65,6 +65,9 @@ class Log:
         feature_names: a name for each column of `features`.
         item_names: the owner's item ids, by our id, or empty.
         user_names: the owner's user ids, by our id, or empty.
+        categories: context features that are categories, ids from 0, -1 where unknown.
+        category_names: a name for each column of `categories`.
+        category_sizes: how many categories each column of `categories` has; what the rows show by default.
 
     Raises:
         BadInput: naming the column, the row and the value that cannot be.
@@ -89,9 +92,15 @@ class Log:
     feature_names: tuple[str, ...] = ()
     item_names: tuple[str, ...] = ()
     user_names: tuple[str, ...] = ()
+    categories: Int[Tensor, "round field"] | None = None
+    category_names: tuple[str, ...] = ()
+    category_sizes: tuple[int, ...] = ()
     version: int = field(default=VERSION)
 
     def __post_init__(self) -> None:
+        if self.categories is not None and not self.category_sizes and len(self.categories):
+            shown = tuple(int(x) + 1 for x in self.categories.amax(0))
+            object.__setattr__(self, "category_sizes", shown)
         check(self)
 
     def __len__(self) -> int:
@@ -149,6 +158,7 @@ class Log:
             history=history,
             feedback=feedback,
             candidates=None if self.candidates is None else self.candidates.clamp(min=0),
+            categories=self.categories,
         )
         if self.candidates is not None:
             context = replace(context, mask=self.candidates != PAD)
@@ -204,6 +214,9 @@ def joined(logs: Sequence[Log]) -> Log:
     """Lay logs with the same columns and catalogue one after the other; ids stay as they are."""
     first = logs[0]
     policy = first.policy
+    if len({log.category_sizes for log in logs}) > 1:  # the sizes that the rows of one log happen to show
+        sizes = tuple(max(each) for each in zip(*(log.category_sizes for log in logs), strict=True))
+        first = replace(first, category_sizes=sizes)
     if len(policy) > 1 or len({log.policy for log in logs}) > 1:
         each = (log.policy * (len(log) if len(log.policy) == 1 else 1) for log in logs)
         policy = tuple(name for names in each for name in names)
@@ -289,8 +302,21 @@ def _check_names(log: Log) -> None:
     for name, names, ids in (("item", log.item_names, log.slate), ("user", log.user_names, log.user)):
         if names and int(ids.max()) >= len(names):
             raise BadInput(f"{name} {int(ids.max())} has no name: there are {len(names)} {name} names")
+    _check_categories(log)
     if len(log.item_names) > log.n_items:
         raise BadInput(f"{log.n_items} items have {len(log.item_names)} names")
+
+
+def _check_categories(log: Log) -> None:
+    """Refuse categories outside their sizes."""
+    width = 0 if log.categories is None else log.categories.shape[1]
+    for name, words in (("names", log.category_names), ("sizes", log.category_sizes)):
+        if len(words) != width and (words or name == "sizes"):
+            raise BadInput(f"{width} columns of categories have {len(words)} {name}")
+    if log.categories is not None:
+        sizes = torch.tensor(log.category_sizes, device=log.categories.device)
+        wrong = (log.categories < PAD) | (log.categories >= sizes)
+        _refuse("categories", log.categories, wrong, f"is no category: the sizes are {log.category_sizes}")
 
 
 def _spread(policy: tuple[str, ...], rows: int) -> tuple[str, ...]:

@@ -1,16 +1,17 @@
 """The contract of a ranker: two methods, logits out, the loss outside."""
 
 from abc import ABC, abstractmethod
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from torch.nn import functional
 
-from simlab.context import Catalog, Context
+from simlab.context import Catalog, Context, Field
 from simlab.errors import BadInput, nearest
+from simlab.log import Log
 from simlab.seeds import Seed
 
 
@@ -23,12 +24,51 @@ class Sizes:
         n_items: size of the catalogue.
         n_features: width of `Context.features`.
         slots: positions that a position-aware ranker tells apart.
+        categories: how many categories each column of `Context.categories` has.
     """
 
     n_users: int
     n_items: int
     n_features: int = 0
     slots: int = 1
+    categories: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, log: Log) -> "Sizes":
+        """Return the sizes of a log, in which every user has an id of their own."""
+        width = 0 if log.features is None else log.features.shape[1]
+        slots = log.slots if log.position is None else int(log.position.max()) + 1
+        n_users = len(log.user_names) or int(log.user.max()) + 1
+        return cls(n_users, log.n_items, width, slots, log.category_sizes)
+
+
+@dataclass(frozen=True)
+class Interactions:
+    """Everything that a ranker is trained on, flat: each user's examples follow one another in time order.
+
+    Attributes:
+        user: who; may be at or above `Sizes.n_users`.
+        item: what was shown.
+        target: what came back; above 0 is a click.
+        weight: how much the example counts.
+    """
+
+    user: Int[Tensor, " example"]
+    item: Int[Tensor, " example"]
+    target: Float[Tensor, " example"]
+    weight: Float[Tensor, " example"]
+
+    def __len__(self) -> int:
+        """Return how many examples there are."""
+        return len(self.user)
+
+    def rows(self, index: Int[Tensor, " pick"] | Bool[Tensor, " example"]) -> "Interactions":
+        """Return some of the examples."""
+        return Interactions(self.user[index], self.item[index], self.target[index], self.weight[index])
+
+    def clicks(self) -> "Interactions":
+        """Return the clicked ones that count."""
+        return self.rows((self.target > 0) & (self.weight > 0))
 
 
 class Ranker(nn.Module, ABC):
@@ -38,10 +78,15 @@ class Ranker(nn.Module, ABC):
     `score` returns logits, never probabilities. The user's side (`encode`) is computed once and shared by
     all candidates.
 
+    What is unknown has an answer: a user without an id of their own (new, or an id at or above
+    `Sizes.n_users`) has a zero id vector and is known by history, features and categories alone; an unknown
+    category (-1, or at or above its size) has a zero vector; an item of the catalogue that was never shown
+    keeps its first id vector and is known by its side features. An id outside the catalogue is no candidate.
+
     Args:
         sizes: the data's sizes.
         spec: the family's settings.
-        catalog: the items, for families that use their features.
+        catalog: the items, for families that use what is known of them.
     """
 
     @dataclass(frozen=True)
@@ -51,6 +96,12 @@ class Ranker(nn.Module, ABC):
     name: ClassVar[str]
     """The family's name on the command line: its file's name."""
 
+    recipe: ClassVar[Mapping[str, Any]] = {}
+    """Settings of `fit` that suit the family, where they differ from the defaults of `FitSettings`."""
+
+    tasks: tuple[str, ...] = ()
+    """Names of the heads of a multi-task family."""
+
     past: int = 0
     """H, how many items of history `encode` wants."""
 
@@ -58,6 +109,7 @@ class Ranker(nn.Module, ABC):
         super().__init__()
         self.sizes = sizes
         self.spec = spec
+        self.catalog_shape = _shape(catalog)
 
     @abstractmethod
     def encode(self, context: Context) -> Float[Tensor, "user dim"]:
@@ -78,16 +130,22 @@ class Ranker(nn.Module, ABC):
         """Score: a ranker is called like any module."""
         return self.score(context)
 
+    def score_tasks(
+        self, context: Context, state: Float[Tensor, "user dim"] | None = None
+    ) -> Float[Tensor, "user cand task"]:
+        """Return the output of each head, in the order of `tasks`: a logit, or a value for a regression.
+
+        Raises:
+            BadInput: if the family has one head only.
+        """
+        raise BadInput(f"{self.name} has one head: score is all that it says")
+
     def score_all(self, context: Context) -> Float[Tensor, "user item"]:
         """Score the whole catalogue instead of the candidates."""
-        everything = Context.of(
-            context.user,
-            self.sizes.n_items,
-            features=context.features,
-            history=context.history,
-            feedback=context.feedback,
-        )
-        return self.score(everything)
+        n = self.sizes.n_items
+        everything = torch.arange(n, device=context.device).expand(len(context), n)
+        mask = torch.ones(1, 1, dtype=torch.bool, device=context.device).expand(len(context), n)
+        return self.score(replace(context, candidates=everything, mask=mask, popularity=None))
 
     def item_vectors(self) -> Float[Tensor, "item dim"]:
         """Return vectors v with logit = ⟨state, v⟩, for nearest-neighbour search.
@@ -102,21 +160,16 @@ class Ranker(nn.Module, ABC):
         """Whether gradient descent has anything to do (a popularity count has not)."""
         return any(p.requires_grad for p in self.parameters())
 
-    def count(
-        self,
-        context: Context,
-        columns: Int[Tensor, "user pick"],
-        target: Float[Tensor, "user pick"],
-        weight: Float[Tensor, "user pick"],
-    ) -> None:
-        """See a batch of training examples once, before training; for families that count.
+    def prepare(self, seen: Interactions) -> None:
+        """See all training examples once, before training: count them, solve for them, lay a graph.
 
         Args:
-            context: who was there, and what was shown to them as `candidates`.
-            columns: which candidates the examples are about.
-            target: what came back for each.
-            weight: how much each example counts.
+            seen: the examples, without what is held out.
         """
+
+    def penalty(self) -> Float[Tensor, ""]:
+        """Return what the last forward in training mode adds to the mean loss (a KL term, say); 0 for most."""
+        return torch.zeros(())
 
     def start(self, logit: float) -> None:
         """Take the logit of the base rate as intercept, before training; for families that have one.
@@ -126,56 +179,56 @@ class Ranker(nn.Module, ABC):
 
     def settings(self) -> dict[str, Any]:
         """Return what is needed to build this ranker again, as plain JSON."""
-        return {"ranker": self.name, "spec": asdict(self.spec), "sizes": asdict(self.sizes)}
+        return {
+            "ranker": self.name,
+            "spec": asdict(self.spec),
+            "sizes": asdict(self.sizes),
+            "catalog": self.catalog_shape,
+        }
 
     @classmethod
     def build(
         cls,
         sizes: Sizes,
-        settings: dict[str, Any],
+        settings: Mapping[str, Any] | None = None,
         catalog: Catalog | None = None,
         seed: Seed = Seed(0),
     ) -> "Ranker":
         """Build the family from settings by name, with first weights drawn from the seed.
 
         Raises:
-            BadInput: for a setting that the family does not have, with the nearest one.
+            BadInput: for a setting that the family does not have, with the nearest one, and for a catalogue
+                of another size.
         """
         known = cls.Spec.__dataclass_fields__
-        for key in settings:
+        for key in settings or {}:
             if key not in known:
                 raise BadInput(f"ranker {cls.name} has no setting {key}{nearest(key, known)}")
-        spec = cls.Spec(**settings)
+        if catalog is not None and catalog.n_items != sizes.n_items:
+            raise BadInput(f"the catalogue has {catalog.n_items} items, but the sizes say {sizes.n_items}")
+        spec = cls.Spec(**(settings or {}))
         with torch.random.fork_rng(devices=[]):  # modules draw their first weights from the global generator
             torch.default_generator.manual_seed(seed.value & ((1 << 63) - 1))
             return cls(sizes, spec, catalog)
 
 
-def user_rows(table: nn.Embedding, user: Tensor) -> Float[Tensor, "user dim"]:
-    """Look up users' vectors; a user who was not there in training gets zeros."""
-    if table.num_embeddings == 0:
-        return table.weight.new_zeros(len(user), table.embedding_dim)
-    known = (user < table.num_embeddings) & (user >= 0)
-    vectors: Tensor = table(torch.where(known, user, 0))
-    return vectors * known.unsqueeze(1)
+def _shape(catalog: Catalog | None) -> dict[str, Any]:
+    """Return what decides the shapes of a ranker's item side, as plain JSON."""
+    if catalog is None:
+        return {"features": 0, "fields": [], "vectors": 0}
+    return {
+        "features": catalog.features.shape[1],
+        "fields": [[f.name, f.values.shape[1], f.size] for f in catalog.fields],
+        "vectors": 0 if catalog.vectors is None else catalog.vectors.shape[1],
+    }
 
 
-def clicked_mean(table: nn.Embedding, context: Context, past: int) -> Float[Tensor, "user dim"]:
-    """Return the mean vector of the clicked items among the last `past` of the history; zeros without any."""
-    if past == 0 or context.history.shape[1] == 0:
-        return table.weight.new_zeros(len(context), table.embedding_dim)
-    history, feedback = context.history[:, -past:], context.feedback[:, -past:]
-    clicked = (feedback > 0) & (history >= 0) & (history < table.num_embeddings)  # neither pad nor blank
-    share = clicked / clicked.sum(1, keepdim=True).clamp(min=1)
-    return functional.embedding_bag(
-        history.where(clicked, 0), table.weight, mode="sum", per_sample_weights=share.to(table.weight.dtype)
+def hollow(shape: Mapping[str, Any], n_items: int) -> Catalog:
+    """Return a catalogue of this shape of which nothing is known, to load a saved ranker into."""
+    return Catalog(
+        torch.zeros(n_items, shape["features"]),
+        fields=tuple(
+            Field(name, torch.full((n_items, width), -1), size) for name, width, size in shape["fields"]
+        ),
+        vectors=torch.zeros(n_items, shape["vectors"]) if shape["vectors"] else None,
     )
-
-
-def shared_candidates(context: Context) -> Int[Tensor, " cand"] | None:
-    """Return the one list of candidates that all rows share without a copy, or None.
-
-    An expanded row has stride 0, so a matrix product with one [cand, dim] table replaces a gather of
-    [user, cand, dim].
-    """
-    return context.candidates[0] if len(context) > 1 and context.candidates.stride(0) == 0 else None

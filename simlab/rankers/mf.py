@@ -8,7 +8,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from simlab.context import Catalog, Context
-from simlab.rankers.contract import Ranker, Sizes, clicked_mean, shared_candidates, user_rows
+from simlab.rankers._blocks import clicked_mean, shared_candidates, user_rows
+from simlab.rankers.contract import Ranker, Sizes
 
 
 class MF(Ranker):

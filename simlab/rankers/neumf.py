@@ -10,7 +10,8 @@ from torch.nn import functional
 
 from simlab.context import Catalog, Context
 from simlab.errors import BadInput
-from simlab.rankers.contract import Ranker, Sizes, clicked_mean, shared_candidates, user_rows
+from simlab.rankers._blocks import clicked_mean, shared_candidates, user_rows
+from simlab.rankers.contract import Ranker, Sizes
 
 
 class NeuMF(Ranker):

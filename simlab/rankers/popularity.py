@@ -4,12 +4,13 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from simlab.context import Catalog, Context
 from simlab.errors import BadInput, nearest
-from simlab.rankers.contract import Ranker, Sizes, shared_candidates
+from simlab.rankers._blocks import shared_candidates
+from simlab.rankers.contract import Interactions, Ranker, Sizes
 
 
 class Popularity(Ranker):
@@ -19,7 +20,7 @@ class Popularity(Ranker):
     - `by="rate"`: log((Σ w·click + s·m) / (Σ w + s)) with m the mean rate, itself smoothed by one click in
       two showings, so that it is never zero. An item that was never shown gets the mean.
 
-    Counts add up over calls of `count`, so a second log continues the first.
+    Counts add up over calls of `prepare`, so a second log continues the first.
 
     Args:
         sizes: the data's sizes.
@@ -53,17 +54,10 @@ class Popularity(Ranker):
         self.register_buffer("clicks", torch.zeros(sizes.n_items, dtype=torch.float64))
         self.register_buffer("shown", torch.zeros(sizes.n_items, dtype=torch.float64))
 
-    def count(
-        self,
-        context: Context,
-        columns: Int[Tensor, "user pick"],
-        target: Float[Tensor, "user pick"],
-        weight: Float[Tensor, "user pick"],
-    ) -> None:
+    def prepare(self, seen: Interactions) -> None:
         """Add weighted clicks and weighted showings."""
-        items = context.slate(columns).reshape(-1)
-        self.clicks.index_add_(0, items, (target * weight).reshape(-1).double())
-        self.shown.index_add_(0, items, weight.reshape(-1).double())
+        self.clicks.index_add_(0, seen.item, (seen.target * seen.weight).double())
+        self.shown.index_add_(0, seen.item, seen.weight.double())
 
     def table(self) -> Float[Tensor, " item"]:
         """Return the score of every item, float32."""

@@ -13,6 +13,7 @@ from torch import Tensor
 from simlab.context import Context
 from simlab.errors import BadInput
 from simlab.log import Log
+from simlab.rankers.contract import Interactions
 from simlab.seeds import Seed
 from simlab.training.negatives import Negatives
 
@@ -105,6 +106,19 @@ class Source:
             weight = torch.where(self.clicked[rounds], weight * self.worth[rounds], weight)
         slot = None if self.slot is None else self.slot[rounds]
         return Examples(rounds, self.log.slate[rounds], self.target[rounds], weight, slot)
+
+    def interactions(self, rounds: Int[Tensor, " round"]) -> Interactions:
+        """Return the logged examples of these rounds, flat, each user's in time order."""
+        kept = torch.zeros(len(self.log), dtype=torch.bool, device=rounds.device)
+        kept[rounds] = True
+        order = self.log.order()
+        order = order[kept[order]]
+        return Interactions(
+            user=self.log.user[order].repeat_interleave(self.log.slots),
+            item=self.log.slate[order].reshape(-1),
+            target=self.target[order].reshape(-1),
+            weight=self.weight[order].reshape(-1),
+        )
 
     def sampled(
         self, rounds: Int[Tensor, " round"], negatives: Negatives, count: int, seed: Seed

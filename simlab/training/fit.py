@@ -73,7 +73,7 @@ def fit(
         click_weight=None if click_weight is None else click_weight.to(device),
     )
     if not ranker.trainable:
-        return _count(ranker, source, settings)
+        return _count(ranker, source)
     loop = _Loop(ranker, source, settings, seed)
     if checkpoint is not None:
         loop.checkpoint = checkpoint
@@ -233,20 +233,14 @@ def _split(
     return (~out).nonzero().squeeze(1), out.nonzero().squeeze(1), by_user
 
 
-def _count(ranker: Ranker, source: Source, settings: FitSettings) -> FitResult:
-    """Show a ranker that counts all logged examples once; nothing is held out, since nothing is tuned."""
+def _count(ranker: Ranker, source: Source) -> FitResult:
+    """Show all logged examples to a ranker that counts; nothing is held out, since nothing is tuned."""
     begin = time.perf_counter()
-    examples = source.logged(torch.arange(len(source.log), device=source.log.user.device))
-    picks = examples.items.shape[1]
-    every = torch.arange(len(examples), device=examples.items.device)
-    for index in torch.split(every, max(1, 16 * settings.batch_size // picks)):
-        batch = examples.rows(index)
-        columns = torch.arange(picks, device=index.device).repeat(len(index), 1)
-        context = source.context(batch, source.log.user[batch.round])
-        ranker.count(context, columns, batch.target, batch.weight)
+    seen = source.interactions(torch.arange(len(source.log), device=source.log.user.device))
+    ranker.prepare(seen)
     ranker.eval()
     seconds = time.perf_counter() - begin
-    return FitResult((), (), 0, seconds, examples.items.numel() / seconds)
+    return FitResult((), (), 0, seconds, len(seen) / seconds)
 
 
 def _check_sizes(ranker: Ranker, log: Log) -> None:

@@ -13,7 +13,7 @@ from simlab.context import Catalog
 from simlab.errors import BadInput
 from simlab.files import write_whole
 from simlab.parts import part
-from simlab.rankers.contract import Ranker, Sizes
+from simlab.rankers.contract import Ranker, Sizes, hollow
 
 VERSION = 1
 """The version of the layout, kept in every file."""
@@ -104,7 +104,7 @@ def load_ranker(folder: Path, catalog: Catalog | None = None) -> Ranker:
 
     Args:
         folder: where it is.
-        catalog: the items, for families that use their features.
+        catalog: the items; by default what was saved of them with the weights.
 
     Raises:
         BadInput: naming the file that is missing, damaged, or does not fit the settings.
@@ -119,7 +119,10 @@ def load_ranker(folder: Path, catalog: Catalog | None = None) -> Ranker:
         weights = str(settings["weights"])
         if Path(weights).name != weights:
             raise BadInput(f"{where}: the weights' file {weights} is outside the folder")
-        ranker = family.build(Sizes(**settings["sizes"]), spec, catalog)  # type: ignore[attr-defined]
+        sizes = Sizes(**settings["sizes"] | {"categories": tuple(settings["sizes"].get("categories", ()))})
+        if catalog is None and "catalog" in settings:
+            catalog = hollow(settings["catalog"], sizes.n_items)
+        ranker = family.build(sizes, spec, catalog)  # type: ignore[attr-defined]
     except BadInput:
         raise
     except (KeyError, TypeError, AttributeError, ValueError) as error:

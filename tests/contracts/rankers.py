@@ -8,12 +8,30 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from simlab.context import Context
-from simlab.rankers.contract import Ranker, Sizes
+from simlab.context import Catalog, Context, Field
+from simlab.rankers.contract import Interactions, Ranker, Sizes
 from simlab.seeds import Seed
 from simlab.training.store import load_ranker, save_ranker
 
-SIZES = Sizes(n_users=20, n_items=30, n_features=4, slots=3)
+SIZES = Sizes(n_users=20, n_items=30, n_features=4, slots=3, categories=(3, 5))
+
+
+def catalog() -> Catalog:
+    """Return items with numeric features, a brand, genres and a given embedding."""
+    g = torch.Generator().manual_seed(9)
+    genres = torch.rand(SIZES.n_items, 6, generator=g).topk(3).indices
+    genres[3] = -1
+    genres[4, 1:] = -1
+    brand = torch.randint(0, 4, (SIZES.n_items, 1), generator=g)
+    return Catalog(
+        5 + 3 * torch.randn(SIZES.n_items, 2, generator=g),
+        fields=(Field("brand", brand, 4), Field("genres", genres, 6)),
+        vectors=torch.randn(SIZES.n_items, 3, generator=g),
+    )
+
+
+ZERO_START = {"bias"}
+"""Families whose first weights are all zero."""
 
 Check = Callable[[type[Ranker], Path], None]
 
@@ -32,23 +50,36 @@ def context(rows: int = 8, cands: int = 7, past: int = 6, users: int = 20, seed:
         history=history,
         feedback=feedback,
         candidates=torch.rand(rows, SIZES.n_items, generator=g).topk(cands).indices,
+        categories=torch.stack([torch.randint(-1, n, (rows,), generator=g) for n in SIZES.categories], 1),
     )
+
+
+def interactions(seed: int = 6) -> Interactions:
+    """Return ten examples of every user, and of one user who has no id; every item is clicked by someone."""
+    g = torch.Generator().manual_seed(seed)
+    user = torch.arange(SIZES.n_users + 1).repeat_interleave(10)
+    item = torch.cat([torch.randperm(SIZES.n_items, generator=g)[:10] for _ in range(SIZES.n_users + 1)])
+    target = (torch.rand(len(user), generator=g) < 0.6).float()
+    target[torch.stack([(item == i).nonzero()[0, 0] for i in range(SIZES.n_items)])] = 1.0
+    return Interactions(user, item, target, torch.ones(len(user)))
 
 
 def make(family: type[Ranker], seed: int = 1) -> Ranker:
     """Return a ranker that has learned a little, so that no weight is at its first value."""
-    ranker = family.build(SIZES, {}, None, Seed(seed))
+    ranker = family.build(SIZES, {}, catalog(), Seed(seed))
+    ranker.prepare(interactions())
     c, g = context(), torch.Generator().manual_seed(seed)
     target = (torch.rand(c.candidates.shape, generator=g) < 0.4).float()
     if not ranker.trainable:
-        ranker.count(c, torch.arange(7).repeat(8, 1), target, torch.ones_like(target))
         return ranker.eval()
     optimizer = torch.optim.Adam(ranker.parameters(), lr=0.05)
-    for _ in range(5):
-        loss = functional.binary_cross_entropy_with_logits(ranker(c), target)
-        optimizer.zero_grad()
-        torch.autograd.backward(loss)
-        optimizer.step()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for _ in range(5):
+            loss = functional.binary_cross_entropy_with_logits(ranker(c), target) + ranker.penalty()
+            optimizer.zero_grad()
+            torch.autograd.backward(loss)
+            optimizer.step()
     return ranker.eval()
 
 
@@ -113,7 +144,12 @@ def gradient_reaches_all_parameters(family: type[Ranker], folder: Path) -> None:
     parameters = list(ranker.parameters())
     assert ranker.trainable == bool(parameters)
     if parameters:
-        torch.autograd.backward((ranker(context()) * torch.randn(8, 7, generator=Seed(2).torch())).sum())
+        ranker.train()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(2)
+            scores = ranker.score_tasks(context()) if ranker.tasks else ranker(context())
+            far = (scores * torch.randn(scores.shape, generator=Seed(2).torch())).sum()
+            torch.autograd.backward(far + ranker.penalty())
     for name, p in ranker.named_parameters():
         assert p.grad is not None, name
         assert bool((p.grad != 0).any()), name
@@ -137,14 +173,18 @@ def the_seed_decides(family: type[Ranker], folder: Path) -> None:
     """One seed gives the same bits whatever was drawn before, and leaves the global generator alone."""
     c = context()
     before = torch.random.get_rng_state()
-    first = family.build(SIZES, {}, None, Seed(3))
+    first = family.build(SIZES, {}, catalog(), Seed(3))
     assert torch.equal(torch.random.get_rng_state(), before)
     with torch.random.fork_rng(devices=[]):
         torch.rand(17)
-        again = family.build(SIZES, {}, None, Seed(3))
+        again = family.build(SIZES, {}, catalog(), Seed(3))
+    other = family.build(SIZES, {}, catalog(), Seed(4))
+    for ranker in (first, again, other):
+        ranker.prepare(interactions())
+        ranker.eval()
     assert torch.equal(first(c), again(c))
-    if first.trainable:
-        assert not torch.equal(first(c), family.build(SIZES, {}, None, Seed(4))(c))
+    if first.trainable and first.name not in ZERO_START:
+        assert not torch.equal(first(c), other(c))
 
 
 def scores_are_finite(family: type[Ranker], folder: Path) -> None:
@@ -165,7 +205,11 @@ def new_users_are_welcome(family: type[Ranker], folder: Path) -> None:
     new, newer = (replace(c, user=torch.full_like(c.user, n)) for n in (SIZES.n_users, 10**12))
     assert torch.equal(ranker(new), ranker(newer))
     tableless = family.build(replace(SIZES, n_users=0), {}, None, Seed(1))
+    tableless.prepare(interactions())
+    tableless.eval()
     assert torch.equal(tableless(new), tableless(c))
+    unknown = replace(c, categories=torch.full_like(torch.zeros(8, 2, dtype=torch.long), 99))
+    near(ranker(unknown), ranker(replace(c, categories=torch.full((8, 2), -1))))
 
 
 CHECKS: tuple[Check, ...] = (

@@ -7,6 +7,7 @@ import torch
 from torch.nn import functional
 
 from simlab.errors import BadInput
+from simlab.rankers.contract import Interactions
 from simlab.rankers.mf import MF
 from simlab.rankers.neumf import NeuMF
 from simlab.rankers.popularity import Popularity
@@ -80,13 +81,16 @@ def test_only_the_last_items_count(family: type[MF] | type[NeuMF]) -> None:
 def test_popularity_counts() -> None:
     c = context(rows=2, cands=3)
     c = replace(c, candidates=torch.tensor([[4, 7, 9], [7, 4, 1]]))
-    columns = torch.tensor([[0, 1], [0, 2]])  # items 4, 7 and 7, 1
-    target = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
-    weight = torch.tensor([[2.0, 1.0], [3.0, 5.0]])
+    seen = Interactions(
+        user=torch.tensor([0, 0, 1, 1]),
+        item=torch.tensor([4, 7, 7, 1]),
+        target=torch.tensor([1.0, 0.0, 1.0, 0.0]),
+        weight=torch.tensor([2.0, 1.0, 3.0, 5.0]),
+    )
     for by in ("count", "rate"):
         ranker = Popularity.build(SIZES, {"by": by, "smoothing": 0.5})
         assert isinstance(ranker, Popularity)
-        ranker.count(c, columns, target, weight)
+        ranker.prepare(seen)
         clicks = torch.zeros(SIZES.n_items, dtype=torch.float64)
         shown = clicks.clone()
         clicks[4], clicks[7] = 2, 3
