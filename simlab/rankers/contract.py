@@ -168,7 +168,7 @@ class Ranker(nn.Module, ABC):
         """
 
     def penalty(self) -> Float[Tensor, ""]:
-        """Return what the last forward in training mode adds to the mean loss (a KL term, say); 0 for most."""
+        """Return what the last forward in training adds to the mean loss (a KL term, say); 0 for most."""
         return torch.zeros(())
 
     def start(self, logit: float) -> None:
