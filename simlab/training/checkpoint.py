@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,18 +26,22 @@ class Progress:
     validation: list[float] = field(default_factory=list)
     best_epoch: int = 0
     best: dict[str, Tensor] = field(default_factory=dict)
+    higher: bool = False
+    """Whether a higher validation is better."""
 
     def add(self, train: float, validation: float | None, weights: dict[str, Tensor]) -> None:
         """Note the losses of an epoch; keep its weights if they are the best, or if nothing judges."""
         self.train.append(train)
         if validation is not None:
             self.validation.append(validation)
-            if self.best_epoch and not validation < self.validation[self.best_epoch - 1]:
-                return
+            if self.best_epoch:
+                gain = self.validation[self.best_epoch - 1] - validation
+                if not (-gain if self.higher else gain) > 0:
+                    return
         self.best_epoch, self.best = len(self.train), weights
 
     def stopped(self, patience: int) -> bool:
-        """Tell whether the held-out loss has not been better for `patience` epochs."""
+        """Tell whether the validation has not been better for `patience` epochs."""
         return bool(self.validation) and len(self.validation) - self.best_epoch >= patience
 
     def save(self, path: Path, fingerprint: str, weights: dict[str, Tensor], optimizer: Optimizer) -> None:
@@ -57,7 +62,9 @@ class Progress:
         write_tensors(path, tensors, facts)
 
     @classmethod
-    def load(cls, path: Path, fingerprint: str, optimizer: Optimizer) -> tuple["Progress", dict[str, Tensor]]:
+    def load(
+        cls, path: Path, fingerprint: str, optimizer: Optimizer, higher: bool = False
+    ) -> tuple["Progress", dict[str, Tensor]]:
         """Read a checkpoint: return the progress and the weights, and give the optimiser its state.
 
         Raises:
@@ -77,22 +84,32 @@ class Progress:
             else:
                 (now if kind == "now" else best)[rest] = value
         optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
-        return cls(facts["train"], facts["validation"], facts["best_epoch"], best), now
+        return cls(facts["train"], facts["validation"], facts["best_epoch"], best, higher), now
 
 
 def fingerprint(
     ranker: Ranker,
     log: Log,
-    weight: Tensor | None,
-    click_weight: Tensor | None,
+    per_round: Sequence[Tensor | None],
+    outcomes: Mapping[str, Tensor] | None,
     settings: FitSettings,
     seed: Seed,
 ) -> str:
     """Return a digest of everything that a training run depends on, but for how long it may go on."""
     plain = {k: v for k, v in asdict(settings).items() if k not in ("epochs", "patience", "device")}
-    digest = hashlib.sha256(json.dumps([plain, ranker.settings(), seed.value], sort_keys=True).encode())
-    columns = (log.user, log.session, log.step, log.slate, log.click, log.position, log.features)
-    for value in (*columns, weight, click_weight):
+    known = [plain, ranker.settings(), seed.value, sorted(outcomes or {})]
+    digest = hashlib.sha256(json.dumps(known, sort_keys=True).encode())
+    columns = (
+        log.user,
+        log.session,
+        log.step,
+        log.slate,
+        log.click,
+        log.position,
+        log.features,
+        log.categories,
+    )
+    for value in (*columns, *per_round, *(v for _, v in sorted((outcomes or {}).items()))):
         if value is None:
             digest.update(b"none")
         else:

@@ -4,13 +4,14 @@ An example is a (context, item, target, weight). Examples that share a context s
 user's side is encoded once for all of them.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from simlab.context import Context
+from simlab.context import PAD, Context
 from simlab.errors import BadInput
 from simlab.log import Log
 from simlab.rankers.contract import Interactions
@@ -28,6 +29,7 @@ class Examples:
         target: what came back, or is taken to have come back.
         weight: how much each example counts.
         slot: where it was shown, if that is known.
+        shift: what is added to each logit: -log(n q) of what was drawn; None for nothing.
     """
 
     round: Int[Tensor, " row"]
@@ -35,6 +37,7 @@ class Examples:
     target: Float[Tensor, "row pick"]
     weight: Float[Tensor, "row pick"]
     slot: Int[Tensor, "row pick"] | None
+    shift: Float[Tensor, "row pick"] | None = None
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -43,7 +46,10 @@ class Examples:
     def rows(self, index: Tensor) -> "Examples":
         """Return some rows only."""
         slot = None if self.slot is None else self.slot[index]
-        return Examples(self.round[index], self.items[index], self.target[index], self.weight[index], slot)
+        shift = None if self.shift is None else self.shift[index]
+        return Examples(
+            self.round[index], self.items[index], self.target[index], self.weight[index], slot, shift
+        )
 
 
 class Source:
@@ -56,6 +62,7 @@ class Source:
             changing its target.
         weight: how much each (round, slot) counts; 1 by default.
         click_weight: what a click at each (round, slot) is worth; 1 by default.
+        outcomes: what else came back at each (round, slot), by the name of the task; NaN where unknown.
 
     Raises:
         BadInput: for a log without clicks, or a weight that is negative, not a number or of a wrong shape.
@@ -69,13 +76,14 @@ class Source:
         pairwise: bool = False,
         weight: Tensor | None = None,
         click_weight: Tensor | None = None,
+        outcomes: Mapping[str, Tensor] | None = None,
     ) -> None:
         if log.click is None:
             raise BadInput("a ranker learns from clicks, and this log has no column click")
         for name, value in (("weight", weight), ("click_weight", click_weight)):
             if value is not None:
                 _check_weight(name, value, log)
-        self.log = log
+        self.log, self.past = log, past
         self.clicked = log.click > 0
         ones = torch.ones(log.slate.shape, device=log.slate.device)
         click, self.weight = log.click.float(), ones if weight is None else weight.float()
@@ -84,19 +92,53 @@ class Source:
         self.pairwise = pairwise
         self.worth = worth
         self.slot = _slots(log)
-        self.history, self.feedback = log.history(past)
+        self.outcomes = dict(outcomes or {})
+        for name, value in self.outcomes.items():
+            if value.shape != log.slate.shape:
+                raise BadInput(
+                    f"outcome {name} is {list(value.shape)}, but the log's slates are {list(log.slate.shape)}"
+                )
         self.features = None if log.features is None else log.features.float()
+        self.order = log.order()
+        self.place = torch.empty_like(self.order)
+        self.place[self.order] = torch.arange(len(log), device=self.order.device)
+        user = log.user[self.order]
+        fresh = torch.ones(len(log), dtype=torch.bool, device=user.device)
+        fresh[1:] = user[1:] != user[:-1]
+        first = torch.where(fresh, torch.arange(len(log), device=user.device), 0).cummax(0).values
+        self.begin = first[self.place]
+        """Where each round's user begins in the order."""
+        self.flat_items = log.slate[self.order].reshape(-1)
+        self.flat_feedback = click[self.order].reshape(-1)
 
-    def context(self, examples: Examples, user: Int[Tensor, " row"]) -> Context:
-        """Return the contexts of rows of examples, with their items as candidates."""
-        at = examples.round
+    def history(
+        self, rounds: Int[Tensor, " row"], past: int | None = None
+    ) -> tuple[Int[Tensor, "row past"], Float[Tensor, "row past"]]:
+        """Return what `Log.history` says of these rounds."""
+        past = self.past if past is None else past
+        device, k = rounds.device, self.log.slots
+        back = torch.arange(-past, 0, device=device)
+        at = (self.place[rounds] * k).unsqueeze(1) + back
+        known = at >= (self.begin[rounds] * k).unsqueeze(1)
+        at = at.clamp(min=0)
+        return self.flat_items[at].where(known, PAD), self.flat_feedback[at] * known
+
+    def context(
+        self,
+        rounds: Int[Tensor, " row"],
+        user: Int[Tensor, " row"],
+        candidates: Int[Tensor, "row cand"] | None = None,
+    ) -> Context:
+        """Return the contexts of some rounds, by default with the whole catalogue as candidates."""
+        history, feedback = self.history(rounds)
         return Context.of(
             user,
             self.log.n_items,
-            features=None if self.features is None else self.features[at],
-            history=self.history[at],
-            feedback=self.feedback[at],
-            candidates=examples.items,
+            features=None if self.features is None else self.features[rounds],
+            history=history,
+            feedback=feedback,
+            candidates=candidates,
+            categories=None if self.log.categories is None else self.log.categories[rounds],
         )
 
     def logged(self, rounds: Int[Tensor, " round"]) -> Examples:
@@ -107,23 +149,8 @@ class Source:
         slot = None if self.slot is None else self.slot[rounds]
         return Examples(rounds, self.log.slate[rounds], self.target[rounds], weight, slot)
 
-    def interactions(self, rounds: Int[Tensor, " round"]) -> Interactions:
-        """Return the logged examples of these rounds, flat, each user's in time order."""
-        kept = torch.zeros(len(self.log), dtype=torch.bool, device=rounds.device)
-        kept[rounds] = True
-        order = self.log.order()
-        order = order[kept[order]]
-        return Interactions(
-            user=self.log.user[order].repeat_interleave(self.log.slots),
-            item=self.log.slate[order].reshape(-1),
-            target=self.target[order].reshape(-1),
-            weight=self.weight[order].reshape(-1),
-        )
-
-    def sampled(
-        self, rounds: Int[Tensor, " round"], negatives: Negatives, count: int, seed: Seed
-    ) -> Examples:
-        """Return one row for each click: the clicked item, then `count` items that the user never clicked.
+    def clicks(self, rounds: Int[Tensor, " round"]) -> Examples:
+        """Return one row for each click: the clicked item alone.
 
         Raises:
             BadInput: if nothing was clicked in these rounds.
@@ -132,22 +159,76 @@ class Source:
         if len(pair) == 0:
             raise BadInput(f"nothing was clicked in {len(rounds)} rounds, so there is nothing to learn from")
         at, slot = rounds[pair[:, 0]], pair[:, 1]
-        # Drawn on the CPU, so that every device meets the same negatives.
-        luck = torch.rand(len(at), count, generator=seed.torch(), dtype=torch.float64).to(at.device)
-        drawn = negatives.draw(self.log.user[at], luck)
-        items = torch.cat([self.log.slate[at, slot].unsqueeze(1), drawn], dim=1)
-        target = torch.zeros(items.shape, device=items.device)
-        target[:, 0] = self.target[at, slot]
-        weight = self.weight[at, slot].unsqueeze(1).repeat(1, count + 1)
-        if self.pairwise:  # a pair's weight is the product of its two
-            weight[:, 0] *= self.worth[at, slot]
-            weight[:, 1:] = 1.0
+        weight = self.weight[at, slot]
+        if self.pairwise:
+            weight = weight * self.worth[at, slot]
+        columns = (self.log.slate[at, slot], self.target[at, slot], weight)
+        items, target, weight = (x.unsqueeze(1) for x in columns)
         return Examples(at, items, target, weight, None)
 
-    def negatives(self) -> Negatives:
-        """Return a sampler that never draws what the user clicked anywhere in the log."""
-        row, slot = self.clicked.nonzero().unbind(1)
+    def sampled(
+        self,
+        rounds: Int[Tensor, " round"],
+        negatives: Negatives,
+        count: int,
+        seed: Seed,
+        *,
+        log_q: bool = False,
+        popular: bool = False,
+    ) -> Examples:
+        """Return one row for each click: the clicked item, then `count` items that the user never clicked.
+
+        Args:
+            rounds: where the clicks are.
+            negatives: the sampler.
+            count: how many are drawn for each click.
+            seed: of the draw.
+            log_q: note -log(n q) of what was drawn as `shift`.
+            popular: draw by popularity instead of evenly.
+
+        Raises:
+            BadInput: if nothing was clicked in these rounds.
+        """
+        clicks = self.clicks(rounds)
+        at = clicks.round
+        # Drawn on the CPU, so that every device meets the same negatives.
+        luck = torch.rand(len(at), count, generator=seed.torch(), dtype=torch.float64).to(at.device)
+        drawn = (
+            negatives.popular(self.log.user[at], luck) if popular else negatives.draw(self.log.user[at], luck)
+        )
+        items = torch.cat([clicks.items, drawn], dim=1)
+        target = torch.zeros(items.shape, device=items.device)
+        target[:, :1] = clicks.target
+        weight = clicks.weight.repeat(1, count + 1)
+        if self.pairwise:  # a pair's weight is the product of its two
+            weight[:, 1:] = 1.0
+        shift = None
+        if log_q:
+            q = negatives.log_q(self.log.user[at], drawn, popular=popular)
+            shift = torch.cat([torch.zeros_like(q[:, :1]), -(q + torch.tensor(float(count)).log())], dim=1)
+        return Examples(at, items, target, weight, None, shift)
+
+    def negatives(self, rounds: Int[Tensor, " round"] | None = None) -> Negatives:
+        """Return a sampler that never draws what the user clicked in these rounds, by default anywhere."""
+        clicked = self.clicked
+        if rounds is not None:
+            kept = torch.zeros(len(self.log), 1, dtype=torch.bool, device=rounds.device)
+            kept[rounds] = True
+            clicked = clicked & kept
+        row, slot = clicked.nonzero().unbind(1)
         return Negatives(self.log.user[row], self.log.slate[row, slot], self.log.n_items)
+
+    def interactions(self, rounds: Int[Tensor, " round"]) -> Interactions:
+        """Return the logged examples of these rounds, flat, each user's in time order."""
+        kept = torch.zeros(len(self.log), dtype=torch.bool, device=rounds.device)
+        kept[rounds] = True
+        order = self.order[kept[self.order]]
+        return Interactions(
+            user=self.log.user[order].repeat_interleave(self.log.slots),
+            item=self.log.slate[order].reshape(-1),
+            target=self.target[order].reshape(-1),
+            weight=self.weight[order].reshape(-1),
+        )
 
 
 def _slots(log: Log) -> Int[Tensor, "round slot"] | None:

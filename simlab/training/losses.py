@@ -7,7 +7,7 @@ a context, its columns are the examples that share it. An example of weight zero
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
@@ -50,5 +50,84 @@ def bpr(
     return (pair * functional.softplus(-gap)).sum(), pair.sum()
 
 
-LOSSES: dict[str, Loss] = {"bce": bce, "bpr": bpr, "mse": mse}
+def softmax(
+    logits: Float[Tensor, "row pick"], target: Float[Tensor, "row pick"], weight: Float[Tensor, "row pick"]
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    """Return -Σ w y log softmax z, the softmax over the columns of each row, and Σ w y.
+
+    What the columns are decides its name: the whole catalogue, the full softmax; a positive beside drawn
+    negatives, the sampled softmax; a slate, the top-one listwise loss (Cao et al. 2007, "Learning to rank:
+    from pairwise approach to listwise approach", ICML, definition 4 with targets instead of their softmax).
+    A column is left out of the sum by a weight of 0 or a logit of -inf. For drawn columns the caller
+    subtracts log(n q) from their logits, n columns drawn with probability q each (Bengio and Senécal 2008,
+    "Adaptive importance sampling to accelerate training of a neural probabilistic language model", eq. 8).
+    """
+    worth = weight * target
+    some = (weight != 0).any(1, keepdim=True)  # a row that is left out whole: any finite logits will do
+    total = logits.masked_fill((weight == 0) & some, -torch.inf).logsumexp(1, keepdim=True)
+    inside = logits.where(worth != 0, 0)  # what is left out has no target, and -inf · 0 is no number
+    above = worth * (total - inside)
+    return above.sum(), worth.sum()
+
+
+def softmax_at(
+    logits: Float[Tensor, "row item"], column: Int[Tensor, " row"], weight: Float[Tensor, " row"]
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    """Return the softmax loss where each row has one positive, without laying out its targets."""
+    each = functional.cross_entropy(logits, column, reduction="none")
+    return (weight * each).sum(), weight.sum()
+
+
+def gbce(
+    logits: Float[Tensor, "row pick"],
+    target: Float[Tensor, "row pick"],
+    weight: Float[Tensor, "row pick"],
+    rate: float = 0.0,
+    calibration: float = 0.75,
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    """Return the binary cross-entropy whose positive probability is σ(z)^β: less sure of what was not drawn.
+
+    ℓ = -β log σ(z) for a positive and -log(1 - σ(z)) for a negative, with β = α (t (1 - 1/α) + 1/α); α is the
+    sampling rate of the negatives, t the calibration: 0 is plain BCE, 1 is fully calibrated.
+
+    Source: Petrov and Macdonald (2023), "gSASRec: reducing overconfidence in sequential recommendation
+    trained with negative sampling", RecSys, equations 8 and 21. Their sum over a row's negatives is ours too.
+
+    Args:
+        logits: of each example.
+        target: above 0 for a positive.
+        weight: of each example.
+        rate: α, negatives drawn over items that could have been; 0 is read as 1 (plain BCE).
+        calibration: t.
+    """
+    alpha = rate or 1.0
+    beta = alpha * (calibration * (1 - 1 / alpha) + 1 / alpha)
+    positive = target > 0
+    each = torch.where(positive, beta * functional.softplus(-logits), functional.softplus(logits))
+    return (weight * each).sum(), weight.sum()
+
+
+def infonce(
+    logits: Float[Tensor, "row pick"], target: Float[Tensor, "row pick"], weight: Float[Tensor, "row pick"]
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    """Return the softmax loss whose scores are left as they are: no correction by log q.
+
+    Its optimum is a density ratio, log p(i | u) / q(i), and not the preference itself: with negatives drawn
+    by popularity it takes the popularity out of the scores.
+
+    Source: van den Oord, Li and Vinyals (2018), "Representation learning with contrastive predictive
+    coding", equations 4 and 5.
+    """
+    return softmax(logits, target, weight)
+
+
+LOSSES: dict[str, Loss] = {
+    "bce": bce,
+    "bpr": bpr,
+    "gbce": gbce,
+    "infonce": infonce,
+    "listwise": softmax,
+    "mse": mse,
+    "softmax": softmax,
+}
 """By the name in `FitSettings.loss`."""
