@@ -191,6 +191,7 @@ class _Loop:
             groups, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
         )
         self.progress = Progress(higher=settings.judge == "ndcg")
+        self.first = self._weights()
 
     def run(self, tick: Callable[[str, float], None]) -> FitResult:
         """Train until the epochs or the patience are used up."""
@@ -295,9 +296,9 @@ class _Loop:
         """
         epoch = len(self.progress.train) + 1
         rows = ", ".join(str(int(x)) for x in batches[number][:5])
+        self._restore(self.progress.best or self.first)
         good = "its first weights"
         if self.progress.best:
-            self._restore(self.progress.best)
             good = f"the weights of epoch {self.progress.best_epoch}"
         kept = ""
         if self.checkpoint is not None and self.progress.best:

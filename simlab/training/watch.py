@@ -40,7 +40,7 @@ class Watch:
                 self.rows = [tuple(row) for row in list(csv.reader(file))[1:] if int(row[0]) <= epochs]
 
     def epoch(
-        self, number: int, loss: float, validation: float | None, seconds: float, examples: float
+        self, number: int, loss: float, validation: float | None, seconds: float, examples: int
     ) -> None:
         """Write an epoch down."""
         rate = examples / max(seconds, 1e-9)
