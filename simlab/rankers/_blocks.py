@@ -9,6 +9,10 @@ from simlab.context import PAD, Catalog, Context
 from simlab.rankers.contract import Sizes
 
 
+FEW = 8
+"""Up to so many candidates a row, products are added up one by one: small batched products are slow."""
+
+
 class ItemTable(nn.Module):
     """v_i = e_i + F x_i + Σ_f mean of the vectors of i's categories in field f + P g_i.
 
@@ -193,4 +197,6 @@ def dot(
     if items is not None:
         return state @ functional.embedding(items, vectors).T
     gathered = functional.embedding(context.candidates, vectors)
+    if gathered.shape[1] <= FEW:
+        return (gathered * state.unsqueeze(1)).sum(2)
     return (gathered @ state.unsqueeze(2)).squeeze(2)

@@ -45,10 +45,17 @@ class Examples:
 
     def rows(self, index: Tensor) -> "Examples":
         """Return some rows only."""
-        slot = None if self.slot is None else self.slot[index]
-        shift = None if self.shift is None else self.shift[index]
+
+        def pick(value: Tensor) -> Tensor:
+            return value.index_select(0, index)  # much faster than value[index]
+
         return Examples(
-            self.round[index], self.items[index], self.target[index], self.weight[index], slot, shift
+            pick(self.round),
+            pick(self.items),
+            pick(self.target),
+            pick(self.weight),
+            None if self.slot is None else pick(self.slot),
+            None if self.shift is None else pick(self.shift),
         )
 
 
@@ -117,6 +124,9 @@ class Source:
         """Return what `Log.history` says of these rounds."""
         past = self.past if past is None else past
         device, k = rounds.device, self.log.slots
+        if past == 0:
+            empty = self.flat_items.new_zeros(len(rounds), 0)
+            return empty, empty.float()
         back = torch.arange(-past, 0, device=device)
         at = (self.place[rounds] * k).unsqueeze(1) + back
         known = at >= (self.begin[rounds] * k).unsqueeze(1)

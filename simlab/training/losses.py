@@ -43,6 +43,11 @@ def bpr(
     4.1; weighted by the positive as in Saito (2020), "Unbiased pairwise learning from biased implicit
     feedback", ICTIR, without its correction of the negative.
     """
+    if logits.shape[1] == 2:  # a click and one drawn item: one pair, whichever stands first
+        sign = (target[:, 0] > 0).to(logits.dtype) - (target[:, 1] > 0).to(logits.dtype)
+        pair = sign.abs() * weight[:, 0] * weight[:, 1]
+        gap = sign * (logits[:, 0] - logits[:, 1])
+        return (pair * functional.softplus(-gap)).sum(), pair.sum()
     positive = torch.where(target > 0, weight, 0).unsqueeze(2)
     negative = torch.where(target > 0, 0, weight).unsqueeze(1)
     pair = positive * negative  # [row pick pick]

@@ -78,7 +78,7 @@ class Negatives:
             uniform: float64.
         """
         group = torch.searchsorted(self.users, user).unsqueeze(1)
-        point = uniform.double() * (1 - self.lost[group])
+        point = uniform.double().clamp(1e-9, 1 - 1e-9) * (1 - self.lost[group])  # off the ends by rounding
         # The pieces taken out that begin at or before the point push it to the right.
         below = torch.searchsorted(self.free, 2.0 * group + point, right=True)
         below = below.clamp(min=self.first[group]).minimum(self.first[group] + self.clicked[group])

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from simlab.training.losses import LOSSES, bce, bpr, mse
+from simlab.training.losses import LOSSES, bce, bpr, gbce, infonce, mse, softmax, softmax_at
 
 Z = torch.tensor([[0.5, -1.0, 2.0], [3.0, 0.0, -30.0]], dtype=torch.float64)
 Y = torch.tensor([[1.0, 0.0, 0.0], [1.0, 1.0, 0.0]], dtype=torch.float64)
@@ -55,6 +55,55 @@ def test_bpr() -> None:
 def test_bpr_without_a_pair_is_zero() -> None:
     above, below = bpr(Z, torch.ones_like(Y), W)
     assert (float(above), float(below)) == (0.0, 0.0)
+
+
+def test_bpr_of_two_columns_is_the_pair_whichever_stands_first() -> None:
+    for y in ([1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [0.0, 0.0]):
+        two = torch.tensor([y, y], dtype=torch.float64)
+        three = torch.cat([two, two[:, :1]], dim=1)
+        z, w = Z[:, :2], W[:, :2]
+        wide = torch.cat([w, torch.zeros(2, 1, dtype=torch.float64)], dim=1)
+        for a, b in zip(bpr(z, two, w), bpr(Z, three, wide), strict=True):
+            assert float(a) == pytest.approx(float(b), abs=1e-12)
+
+
+def test_softmax() -> None:
+    above, below = softmax(Z, Y, W)
+    first = math.log(sum(math.exp(z) for z in (0.5, -1.0, 2.0))) - 0.5
+    second = math.log(sum(math.exp(z) for z in (3.0, 0.0)))  # the third has weight 0
+    expected = 2 * first + 1 * (second - 3.0) + 3 * (second - 0.0)
+    assert float(above) == pytest.approx(expected, abs=1e-12)
+    assert float(below) == 2 + 1 + 3
+    nothing, no_weight = softmax(Z, Y, torch.zeros_like(W))
+    assert (float(nothing), float(no_weight)) == (0.0, 0.0)
+    out = Z.clone()
+    out[1, 1:] = -torch.inf
+    only, _ = softmax(out[1:], Y[1:] * torch.tensor([1.0, 0.0, 0.0]), W[1:])
+    assert float(only) == pytest.approx(0, abs=1e-12)
+    for a, b in zip(infonce(Z, Y, W), softmax(Z, Y, W), strict=True):
+        assert float(a) == float(b)
+
+
+def test_softmax_of_one_positive_needs_no_targets() -> None:
+    column, weight = torch.tensor([2, 0]), torch.tensor([0.5, 3.0], dtype=torch.float64)
+    target = torch.zeros_like(Z)
+    target[[0, 1], column] = weight
+    for a, b in zip(softmax_at(Z, column, weight), softmax(Z, target, torch.ones_like(Z)), strict=True):
+        assert float(a) == pytest.approx(float(b), abs=1e-12)
+
+
+def test_gbce() -> None:
+    """A positive's probability is raised to beta; t = 0 leaves beta at 1, and so does drawing everything."""
+    rate, t = 0.1, 0.75
+    beta = rate * (t * (1 - 1 / rate) + 1 / rate)
+    above, below = gbce(Z, Y, W, rate, t)
+    expected = sum(
+        -w * (math.log(sigmoid(z) ** beta) if y else math.log1p(-sigmoid(z))) for z, y, w in cells()
+    )
+    assert float(above) == pytest.approx(expected, abs=1e-12)
+    assert float(below) == 7.5
+    for plain in (gbce(Z, Y, W, rate, 0.0), gbce(Z, Y, W, 1.0, t), gbce(Z, Y, W)):
+        assert float(plain[0]) == pytest.approx(float(bce(Z, Y, W)[0]), abs=1e-12)
 
 
 @pytest.mark.parametrize("name", LOSSES)

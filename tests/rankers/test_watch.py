@@ -26,18 +26,19 @@ def read(folder: Path) -> list[dict[str, str]]:
 
 def test_every_epoch_has_a_line_and_a_pause_loses_none(tmp_path: Path) -> None:
     log = planted(users=60, items=30, rounds=15).log
-    paths = {"checkpoint": tmp_path / "fit.ckpt", "watch": tmp_path / "watch"}
+    kept, watch = tmp_path / "fit.ckpt", tmp_path / "watch"
 
     def run(epochs: int) -> tuple[float, ...]:
         ranker = MF.build(Sizes.of(log), {}, None, Seed(1))
         settings = FitSettings(epochs=epochs, patience=9, split="round")
-        return fit(ranker, log, seed=Seed(0), settings=settings, **paths).train
+        done = fit(ranker, log, seed=Seed(0), settings=settings, checkpoint=kept, watch=watch)
+        return done.train
 
     run(2)
-    rows = read(tmp_path / "watch")
+    rows = read(watch)
     assert [r["epoch"] for r in rows] == ["1", "2"]
     train = run(4)
-    rows = read(tmp_path / "watch")
+    rows = read(watch)
     assert [int(r["epoch"]) for r in rows] == [1, 2, 3, 4]
     assert [float(r["loss"]) for r in rows] == list(train)
     assert all(float(r["validation"]) > 0 and float(r["examples_per_second"]) > 0 for r in rows)
