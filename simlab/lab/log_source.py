@@ -77,7 +77,7 @@ def column_map(config: "EvaluateConfig") -> ColumnMap:
     Raises:
         BadInput: for a field that a log does not have, with the nearest one.
     """
-    known = [f.name for f in fields(ColumnMap) if f.name not in ("position_from", "recode")]
+    known = [f.name for f in fields(ColumnMap) if f.name not in ("position_from", "recode", "category_sizes")]
     chosen: dict[str, Any] = {}
     for text in config.columns:
         field, equals, column = text.partition("=")
@@ -88,7 +88,8 @@ def column_map(config: "EvaluateConfig") -> ColumnMap:
             raise BadInput(f"--columns {text}: a log has no field {field}{nearest(field, known)}")
         if field in chosen:
             raise BadInput(f"--columns gives {field} twice")
-        chosen[field] = tuple(c.strip() for c in column.split(",")) if field == "features" else column.strip()
+        several = field in ("features", "categories")
+        chosen[field] = tuple(c.strip() for c in column.split(",")) if several else column.strip()
     return ColumnMap(**chosen, position_from=config.position_from, recode=tuple(config.recode))
 
 

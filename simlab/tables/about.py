@@ -21,6 +21,8 @@ _KINDS = {
     "features": list,
     "dtypes": dict,
 }
+_CATEGORIES = {"categories": list, "category_sizes": list}
+"""What only a log with such a column says."""
 _DTYPES = {
     str(dtype).removeprefix("torch."): dtype
     for dtype in (
@@ -33,7 +35,7 @@ _TRUTH = ("terminated", "truncated")
 
 
 def describe(log: Log) -> bytes:
-    """Return the JSON: version, n_items, slots, names of items, users and features, and the dtypes."""
+    """Return the JSON: version, n_items, slots, names, sizes of categories and the dtypes."""
     values = {name: getattr(log, name) for name in log.__dataclass_fields__}
     dtypes = {k: str(v.dtype).removeprefix("torch.") for k, v in values.items() if isinstance(v, Tensor)}
     said = {
@@ -45,6 +47,8 @@ def describe(log: Log) -> bytes:
         "features": log.feature_names,
         "dtypes": dtypes,
     }
+    if log.categories is not None:
+        said |= {"categories": log.category_names, "category_sizes": log.category_sizes}
     return json.dumps(said).encode()
 
 
@@ -67,17 +71,9 @@ def about(metadata: bytes | None) -> dict[str, Any]:
         raise BadInput(
             f"version {version} of the log format is newer than {VERSION}: update simlab to read it"
         )
-    for key, kind in _KINDS.items():
-        if key not in said:
-            raise BadInput(f"the metadata under {KEY.decode()} has no {key}")
-        value = said[key]
-        good = isinstance(value, kind)
-        if isinstance(value, list):
-            good = good and all(isinstance(name, str) for name in value)
-        if isinstance(value, int):
-            good = good and value >= 1
-        if not good:
-            raise BadInput(f"the metadata under {KEY.decode()} has {str(value)[:60]!r} for {key}")
+    _require(said, _KINDS)
+    if "categories" in said["dtypes"]:
+        _require(said, _CATEGORIES)
     for field, name in said["dtypes"].items():
         if not _fits(field, name):
             raise BadInput(f"the metadata under {KEY.decode()} has dtype {str(name)[:60]!r} for {field}")
@@ -87,6 +83,22 @@ def about(metadata: bytes | None) -> dict[str, Any]:
 def dtype_of(name: str) -> torch.dtype:
     """Return the dtype of a name that `about` has let through."""
     return _DTYPES[name]
+
+
+def _require(said: dict[str, Any], kinds: dict[str, type]) -> None:
+    """Refuse a key that is missing or of another kind."""
+    for key, kind in kinds.items():
+        if key not in said:
+            raise BadInput(f"the metadata under {KEY.decode()} has no {key}")
+        value = said[key]
+        good = isinstance(value, kind)
+        if isinstance(value, list):
+            each = int if key == "category_sizes" else str
+            good = good and all(type(entry) is each for entry in value)
+        if isinstance(value, int):
+            good = good and value >= 1
+        if not good:
+            raise BadInput(f"the metadata under {KEY.decode()} has {str(value)[:60]!r} for {key}")
 
 
 def _fits(field: str, name: object) -> bool:

@@ -28,6 +28,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "policy": ("policy", "policy_name"),
     "candidates": ("candidates", "candidate_ids"),
     "features": ("features",),
+    "categories": ("categories",),
     "round": ("round", "round_id", "impression_id", "slate_id"),
     "slot": ("slot", "rank", "position", "pos"),
 }
@@ -70,6 +71,9 @@ class ColumnMap:
         round: the slate that a row of the long layout belongs to.
         slot: the slot of a row of the long layout.
         features: columns of context features: names, patterns such as `x_*`, or one column of lists.
+        categories: columns of context features that are categories, likewise: whole numbers from 0. An empty
+            cell, or -1, is an unknown category.
+        category_sizes: how many categories each of these columns has; by default what the rows show.
         position_from: 0 or 1, where the file starts to count positions and slots. None: from 0, and refused
             if no 0 is there, since such a file may count from 1.
         recode: "user" or "item" where whole numbers are names too (sparse ids): they are numbered from 0 and
@@ -94,6 +98,8 @@ class ColumnMap:
     round: str | None = None
     slot: str | None = None
     features: tuple[str, ...] = ()
+    categories: tuple[str, ...] = ()
+    category_sizes: tuple[int, ...] = ()
     position_from: int | None = None
     recode: tuple[str, ...] = ()
 
@@ -133,24 +139,27 @@ def missing(fields: Sequence[str], names: Sequence[str]) -> BadInput:
     return BadInput(f"column {' or '.join(fields)} is missing{hint}")
 
 
-def features(columns: ColumnMap, names: Sequence[str]) -> list[str]:
-    """Return the file's feature columns, in the order of the map and, within a pattern, of the file.
+def several(field: str, columns: ColumnMap, names: Sequence[str]) -> list[str]:
+    """Return the file's columns of "features" or "categories", in the order of the map.
+
+    Within a pattern the order is the file's.
 
     Raises:
         BadInput: if a name or a pattern finds nothing.
     """
-    if not columns.features:
-        found = [name for name in names if _plain(name) in ALIASES["features"]]
+    asked: tuple[str, ...] = getattr(columns, field)
+    if not asked:
+        found = [name for name in names if _plain(name) in ALIASES[field]]
         if len(found) > 1:
             raise BadInput(
-                f"columns {' and '.join(found)} could both be our features: say which with features=…"
+                f"columns {' and '.join(found)} could both be our {field}: say which with {field}=…"
             )
         return found
     chosen: list[str] = []
-    for said in columns.features:
+    for said in asked:
         hits = [said] if said in names else [n for n in names if fnmatchcase(n, said)]
         if not hits and said:
-            raise BadInput(f"column {said} (our features) is missing{close(said, names)}")
+            raise BadInput(f"column {said} (our {field}) is missing{close(said, names)}")
         chosen += [n for n in hits if n not in chosen]
     return chosen
 

@@ -15,10 +15,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from simlab.context import PAD
 from simlab.errors import BadInput
 from simlab.log import BadCell, Log
 from simlab.tables.about import dtype_of
-from simlab.tables.cells import Cells, booleans, floats, integers, plain, truth, utf8, words
+from simlab.tables.cells import Cells, booleans, floats, integers, is_list, is_text, plain, truth, utf8, words
 from simlab.tables.ids import ids
 from simlab.tables.lists import elements, lengths, pad, width
 
@@ -38,6 +39,8 @@ class Plan:
     Attributes:
         columns: the file's column of each field that it has.
         features: the file's feature columns.
+        categories: the file's columns of context features that are categories.
+        category_sizes: how many categories each has, or empty for what the rows show.
         position_from: where positions and slots start, 0 or 1; None refuses a file without a 0.
         recode: "item" and "user" where whole numbers are names.
         n_items: size of the catalogue, or None for the largest id + 1.
@@ -54,10 +57,12 @@ class Plan:
     item_names: tuple[str, ...] = ()
     user_names: tuple[str, ...] = ()
     own: dict[str, Any] | None = None
+    categories: tuple[str, ...] = ()
+    category_sizes: tuple[int, ...] = ()
 
     def needed(self) -> list[str]:
         """Return the columns to load."""
-        return list(dict.fromkeys([*self.columns.values(), *self.features]))
+        return list(dict.fromkeys([*self.columns.values(), *self.features, *self.categories]))
 
 
 @dataclass(frozen=True)
@@ -122,18 +127,39 @@ def row_fields(rows: Rows) -> tuple[dict[str, Array], tuple[str, ...]]:
     return out, names
 
 
-def features(rows: Rows) -> tuple[Array | None, tuple[str, ...]]:
-    """Return the context features [row feat] and their names, of lists or of numbers."""
-    chosen = rows.plan.features
-    if not chosen:
-        return None, ()
-    parts, names = [], []
-    for name in chosen:
-        flat = elements(rows.column(name))
-        count = width(flat)
-        parts.append(floats(flat).reshape(len(rows), count))
-        names += [name] if count == 1 else [f"{name}_{i}" for i in range(count)]
-    return np.concatenate(parts, axis=1), tuple(names)
+def context(rows: Rows) -> tuple[dict[str, Array], dict[str, tuple[str, ...]]]:
+    """Return features [row feat] and categories [row field], where there are any, and the names of each."""
+    out: dict[str, Array] = {}
+    names: dict[str, tuple[str, ...]] = {}
+    for field, chosen in (("features", rows.plan.features), ("categories", rows.plan.categories)):
+        parts: list[Array] = []
+        words: list[str] = []
+        for name in chosen:
+            flat = _known(rows.column(name)) if field == "categories" else rows.column(name)
+            flat = elements(flat)
+            flat = _known(flat) if field == "categories" else flat
+            count = width(flat)
+            values = floats(flat) if field == "features" else integers(flat)
+            parts.append(values.reshape(len(rows), count))
+            words += [name] if count == 1 else [f"{name}_{i}" for i in range(count)]
+        if parts:
+            out[field], names[field] = np.concatenate(parts, axis=1), tuple(words)
+    return out, names
+
+
+def _known(cells: Cells) -> Cells:
+    """Return categories whose empty cells, and NaN, are the unknown category -1."""
+    values = cells.values
+    if is_list(values.type):
+        return cells
+    if pa.types.is_floating(values.type):  # pandas has whole numbers with gaps as floats
+        values = pc.if_else(pc.is_nan(values), None, values)
+    if not values.null_count:
+        return cells if values is cells.values else replace(cells, values=values)
+    if pa.types.is_null(values.type):
+        values = values.cast(pa.int64())
+    unknown = str(PAD) if is_text(values.type) else PAD
+    return replace(cells, values=pc.fill_null(values, pa.scalar(unknown, values.type)))
 
 
 def items(rows: Rows, shown: Cells) -> tuple[Array, Array | None, tuple[str, ...]]:
@@ -171,7 +197,7 @@ def assemble(
     rows: Rows,
     item_names: tuple[str, ...],
     user_names: tuple[str, ...],
-    feature_names: tuple[str, ...],
+    names: dict[str, tuple[str, ...]],
     place: Callable[[str, int, int | None], tuple[int, int | None]],
 ) -> Log:
     """Make the log, and say its refusals with the file's column and row.
@@ -181,7 +207,7 @@ def assemble(
         rows: where they are from.
         item_names: names of the items, or empty.
         user_names: names of the users, or empty.
-        feature_names: names of the features, or empty.
+        names: names of the features and of the categories, where there are any.
         place: the file's (row, slot) of a (field, round, slot).
 
     Raises:
@@ -202,9 +228,11 @@ def assemble(
             **tensors,  # type: ignore[arg-type]
             n_items=n_items,
             policy=policy,
-            feature_names=tuple(own["features"]) if own and plan.features == ("features",) else feature_names,
+            feature_names=_said(plan, "features", "features", names.get("features", ())),
             item_names=item_names,
             user_names=user_names,
+            category_names=_said(plan, "categories", "categories", names.get("categories", ())),
+            category_sizes=_said(plan, "categories", "category_sizes", plan.category_sizes),
         )
     except BadCell as bad:
         shown = "item" if bad.column == "slate" and "slate" not in plan.columns else bad.column
@@ -214,7 +242,14 @@ def assemble(
         if item_names and bad.column in ("slate", "candidates") and isinstance(value, int) and value >= 0:
             value = repr(item_names[value])
         row, slot = place(bad.column, bad.row, bad.slot)
+        if column == "categories" and len(plan.categories) == values["categories"].shape[1]:
+            column, slot = plan.categories[bad.slot or 0], None  # a column each, not one of lists
         raise BadCell(column, row, bad.why, value, slot) from None
+
+
+def _said(plan: Plan, field: str, key: str, otherwise: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return what a file of ours says of a field that is read whole, else what its columns tell."""
+    return tuple(plan.own[key]) if plan.own and getattr(plan, field) == (field,) else otherwise
 
 
 def _tensor(values: Array, dtype: str | None) -> Tensor:

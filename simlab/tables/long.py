@@ -14,7 +14,7 @@ from simlab.errors import BadInput
 from simlab.log import BadCell, Log
 from simlab.tables.cells import Cells, floats, show
 from simlab.tables.columns import missing
-from simlab.tables.fields import NO_SLATE, Array, Rows, assemble, features, from_zero, items, row_fields
+from simlab.tables.fields import NO_SLATE, Array, Rows, assemble, context, from_zero, items, row_fields
 
 _SLOTS = ("slate", "slot_propensity", "click")
 
@@ -34,9 +34,8 @@ def read_long(rows: Rows) -> Log:
     codes, candidates, item_names = items(rows, shown)
     if candidates is not None:
         values["candidates"] = candidates
-    context, feature_names = features(rows)
-    if context is not None:
-        values["features"] = context
+    known, names = context(rows)
+    values |= known
     if cells := rows.field("propensity", needed=True):
         values["propensity"] = floats(cells)
     elif slots > 1:
@@ -61,7 +60,7 @@ def read_long(rows: Rows) -> Log:
             return int(where[row, slot]), None
         return int(where[row, 0]), slot
 
-    return assemble(rounds, rows, item_names, user_names, feature_names, place)
+    return assemble(rounds, rows, item_names, user_names, names, place)
 
 
 def _where(rows: Rows) -> Array:
@@ -105,9 +104,12 @@ def _one(rows: Rows, field: str, values: Array, where: Array) -> Array:
         return values
     wrong = values[where] != values[where[:, :1]]
     if wrong.any():
-        row, slot = (int(x) for x in np.argwhere(wrong)[0][:2])
+        row, slot, *width = (int(x) for x in np.argwhere(wrong)[0])
         name = rows.plan.columns.get(field, field)
-        cells: Cells = rows.column(rows.plan.features[0] if field == "features" else name)
+        if field in ("features", "categories"):
+            several = rows.plan.features if field == "features" else rows.plan.categories
+            name = several[width[0] if len(several) == values.shape[1] else 0]
+        cells: Cells = rows.column(name)
         shown, other = (show(cells.values[int(i)].as_py()) for i in (where[row, slot], where[row, 0]))
         first = f"row {where[row, 0]}"
         raise BadCell(

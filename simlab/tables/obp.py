@@ -68,10 +68,10 @@ def as_table(feedback: Mapping[str, Any]) -> tuple[pa.Table, ColumnMap, int | No
     has = ("context",) if "context" in table else ("",)
     size = feedback.get("n_actions", feedback.get("n_unique_action"))
     n_items = None if size is None else _count("n_actions", size)
-    return pa.table(table), ColumnMap(features=has, position_from=0, **fields), n_items
+    return pa.table(table), ColumnMap(features=has, categories=("",), position_from=0, **fields), n_items
 
 
-_NOT_COLUMNS = ("features", "position_from", "recode")
+_NOT_COLUMNS = ("features", "categories", "category_sizes", "position_from", "recode")
 
 
 def to_obp(log: Log) -> dict[str, Any]:

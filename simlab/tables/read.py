@@ -73,7 +73,7 @@ def iter_log(
     """Read a wide log a chunk at a time, for files larger than memory.
 
     One chunk cannot know what the others hold. So a file that this library did not write needs `n_items`,
-    and names for ids that are text; positions need `position_from`.
+    and names for ids that are text; positions need `position_from`, categories `category_sizes`.
 
     Args:
         source: as for `read_log`.
@@ -184,8 +184,10 @@ def _plan(
     for group in NEEDED["long" if layout == "long" else "wide"]:
         if not any(field in found for field in group):
             raise missing(group, names)
-    chosen = tuple(names_of.features(columns, names))
+    chosen = tuple(names_of.several("features", columns, names))
+    coded = tuple(names_of.several("categories", columns, names))
     plan = Plan(found, chosen, columns.position_from, columns.recode, n_items, own=own)
+    plan = replace(plan, categories=coded, category_sizes=columns.category_sizes)
     return layout, replace(plan, item_names=tuple(item_names), user_names=tuple(user_names))
 
 
@@ -204,6 +206,8 @@ def _layout(table: Source, columns: ColumnMap, names: list[str]) -> Layout:
 
 def _fixed(plan: Plan) -> None:
     """Refuse a plan whose ids would be numbered anew in every chunk."""
+    if plan.categories and not plan.category_sizes:
+        raise BadInput("reading categories by chunks needs category_sizes: one chunk does not show them all")
     for what, names in (("item", plan.item_names), ("user", plan.user_names)):
         if what in plan.recode and not names:
             raise BadInput(f"reading by chunks cannot recode {what} without {what}_names")

@@ -6,10 +6,10 @@ from simlab.errors import BadInput
 from simlab.log import Log
 from simlab.tables.cells import floats
 from simlab.tables.columns import missing
-from simlab.tables.fields import NO_SLATE, Array, Rows, assemble, features, from_zero, items, row_fields
+from simlab.tables.fields import NO_SLATE, Array, Rows, assemble, context, from_zero, items, row_fields
 from simlab.tables.lists import elements, single, width
 
-_LISTS = ("candidates", "features")
+_LISTS = ("candidates", "features", "categories")
 
 
 def read_wide(rows: Rows) -> Log:
@@ -40,14 +40,13 @@ def read_wide(rows: Rows) -> Log:
     if cells := rows.field("position"):
         values["position"] = from_zero(cells, plan.position_from)
     values.setdefault("user", np.arange(rows.first, rows.first + n))
-    context, feature_names = features(rows)
-    if context is not None:
-        values["features"] = context
+    known, names = context(rows)
+    values |= known
 
     def place(field: str, row: int, slot: int | None) -> tuple[int, int | None]:
         return rows.first + row, slot if slots > 1 or field in _LISTS else None
 
-    return assemble(values, rows, item_names, user_names, feature_names, place)
+    return assemble(values, rows, item_names, user_names, names, place)
 
 
 def _worth(rows: Rows, values: dict[str, Array], slots: int) -> dict[str, Array]:

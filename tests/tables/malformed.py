@@ -41,7 +41,7 @@ def csv(rows: str, says: str, header: str = HEADER, file: str = "log.csv", **opt
     return Bad(file, (header + rows).encode(), says, options)
 
 
-def parquet(columns: dict[str, Any], says: str, **options: Any) -> Bad:
+def parquet(columns: dict[str, Any], says: str, /, **options: Any) -> Bad:
     """A Parquet file of columns."""
     return Bad("log.parquet", _bytes(pa.table(columns)), says, options)
 
@@ -197,6 +197,17 @@ COLUMNS = [
         columns=ColumnMap(features=("x_*",)),
     ),
     csv(
+        _OK,
+        "column gender (our categories) is missing; the columns are item, propensity, reward",
+        columns=ColumnMap(categories=("gender",)),
+    ),
+    csv(
+        f"0,{_OK}",
+        "1 columns of categories have 2 sizes",
+        f"gender,{HEADER}",
+        columns=ColumnMap(categories=("gender",), category_sizes=(2, 3)),
+    ),
+    csv(
         "1,0.5,0\n",
         "column reward or click is missing; the columns are item, slot_propensity, user",
         "item,slot_propensity,user\n",
@@ -275,6 +286,30 @@ CELLS = [
         "column x_0, row 1: '?' is not a number",
         f"x_0,{HEADER}",
         columns=ColumnMap(features=("x_*",)),
+    ),
+    csv(
+        f"0,{_OK}m,{_OK}",
+        "column gender, row 1: 'm' is not a number",
+        f"gender,{HEADER}",
+        columns=ColumnMap(categories=("gender",), category_sizes=(2,)),
+    ),
+    csv(
+        f"0,{_OK}0.5,{_OK}",
+        "column gender, row 1: 0.5 is not a whole number",
+        f"gender,{HEADER}",
+        columns=ColumnMap(categories=("gender",), category_sizes=(2,)),
+    ),
+    csv(
+        f"0,0,{_OK}1,-2,{_OK}",
+        "column hour, row 1: -2 is no category: the sizes are (2, 24)",
+        f"gender,hour,{HEADER}",
+        columns=ColumnMap(categories=("gender", "hour"), category_sizes=(2, 24)),
+    ),
+    csv(
+        f"0,23,{_OK}1,24,{_OK}",
+        "column hour, row 1: 24 is no category: the sizes are (2, 24)",
+        f"gender,hour,{HEADER}",
+        columns=ColumnMap(categories=("gender", "hour"), category_sizes=(2, 24)),
     ),
     csv(f"0,{_OK}2020-01-01,{_OK}", "column step, row 1: '2020-01-01' is not a number", f"step,{HEADER}"),
     parquet(
@@ -378,6 +413,24 @@ SLATES = [
         "column features, row 1, slot 1: inf is not a finite number",
         features=[[0.1, 0.2], [0.1, float("inf")]],
     ),
+    slates(
+        [[1, 2], [3, 4]],
+        "column categories, row 1: [0] has length 1, but row 0 has 2",
+        categories=[[0, 1], [0]],
+        options={"columns": ColumnMap(category_sizes=(1, 2))},
+    ),
+    slates(
+        [[1, 2], [3, 4]],
+        "column categories, row 1, slot 1: 2 is no category: the sizes are (1, 2)",
+        categories=[[0, 1], [0, 2]],
+        options={"columns": ColumnMap(category_sizes=(1, 2))},
+    ),
+    slates(
+        [[1, 2], [3, 4]],
+        "column categories, row 1, slot 1: -2 is no category: the sizes are (1, 2)",
+        categories=[[0, None], [0, -2]],
+        options={"columns": ColumnMap(category_sizes=(1, 2))},
+    ),
     csv(
         "1 2,0 1,0.5\n3 x,0 1,0.5\n",
         "column slate, row 1: '3 x' is not a list of numbers, and names in a list are separated by | or ; or ,",
@@ -395,6 +448,18 @@ SLATES = [
 ]
 
 LONGS = [
+    long(
+        "a,0,1,0,0.5,0,1\na,1,2,0,0.5,0,2\n",
+        "column hour, row 1: 2 differs from 1 in row 0 of the same round",
+        "round,slot,item,click,propensity,gender,hour\n",
+        columns=ColumnMap(categories=("gender", "hour")),
+    ),
+    long(
+        "a,0,1,0,0.5,0,1\na,1,2,0,0.5,0,1\nb,0,1,0,0.5,0,9\nb,1,2,0,0.5,0,9\n",
+        "column hour, row 2: 9 is no category: the sizes are (2, 9)",
+        "round,slot,item,click,propensity,gender,hour\n",
+        columns=ColumnMap(categories=("gender", "hour"), category_sizes=(2, 9)),
+    ),
     long(
         "a,0,1,0,0.5\na,1,2,0,0.5\nb,0,3,0,0.5\n",
         "column round, row 2: 'b' is a round of 1 items, but round 'a' has 2",
@@ -465,6 +530,20 @@ OWN = [
     own(lambda about: "{nonsense", "the metadata under simlab is not the JSON that a log has"),
     own(lambda about: "[]", "the metadata under simlab is not the JSON that a log has"),
     own(lambda about: about.pop("items"), "the metadata under simlab has no items"),
+    own(
+        lambda about: about["dtypes"].update(categories="int64"),
+        "the metadata under simlab has no categories",
+    ),
+    own(
+        lambda about: about.update(
+            dtypes=about["dtypes"] | {"categories": "int64"}, categories=["g"], category_sizes=["2"]
+        ),
+        "the metadata under simlab has \"['2']\" for category_sizes",
+    ),
+    own(
+        lambda about: about["dtypes"].update(categories="float32"),
+        "the metadata under simlab has no categories",
+    ),
     own(
         lambda about: about["dtypes"].update(reward="tensor"),
         "the metadata under simlab has dtype 'tensor' for reward",

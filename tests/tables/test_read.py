@@ -11,6 +11,7 @@ import pyarrow.parquet
 import pytest
 import torch
 
+from simlab.errors import BadInput
 from simlab.log import Log
 from simlab.tables import ColumnMap, from_obp, iter_log, read_log, to_arrow, to_obp
 
@@ -28,6 +29,7 @@ WIDE = pd.DataFrame(
         "step": [0, 0, 1, 0],
         "candidates": [[3, 1, 0], [0, 2, 1], [2, 3], [1, 0]],
         "features": [[0.5, 1.0], [0.25, 2.0], [0.125, 3.0], [0.75, 4.0]],
+        "categories": [[0, 2], [1, -1], [-1, 0], [1, 1]],
         "treatment": [0, 1, 1, 0],
         "terminated": [False, False, True, False],
         "truncated": [False, True, False, False],
@@ -54,6 +56,9 @@ def wanted() -> Log:
         truncated=torch.tensor([False, True, False, False]),
         policy=("a", "b", "a", "b"),
         feature_names=("features_0", "features_1"),
+        categories=torch.tensor([[0, 2], [1, -1], [-1, 0], [1, 1]]),
+        category_names=("categories_0", "categories_1"),
+        category_sizes=(2, 3),
     )
 
 
@@ -101,10 +106,10 @@ def test_every_way_in_gives_the_same_log(how: str, tmp_path: Path) -> None:
         source = table.set_column(0, "slate", slate)
         policy = pa.array(["a", "b"], pa.string_view())
         coded = pa.DictionaryArray.from_arrays(pa.array([0, 1, 0, 1], pa.uint32()), policy)
-        source = source.set_column(12, "policy", coded)
+        source = source.set_column(13, "policy", coded)
     elif how == "fixed":
         source = table.set_column(0, "slate", table["slate"].cast(pa.list_(pa.int16(), 2)))
-        source = source.set_column(12, "policy", table["policy"].dictionary_encode())
+        source = source.set_column(13, "policy", table["policy"].dictionary_encode())
     elif how == "parquet":
         source = tmp_path / "log.parquet"
         pa.parquet.write_table(table, source)
@@ -244,7 +249,8 @@ def test_chunks_are_rows_of_the_whole(rows: int, tmp_path: Path) -> None:
     path = tmp_path / "log.csv"
     WIDE.apply(lambda column: text_of(column, "|")).to_csv(path, index=False)
     for source in (WIDE, path):
-        chunks = list(iter_log(source, rows=rows, n_items=4))
+        columns = ColumnMap(category_sizes=(2, 3))
+        chunks = list(iter_log(source, columns, rows=rows, n_items=4))
         assert [len(c) for c in chunks] == [min(rows, 4 - i) for i in range(0, 4, rows)]
         start = 0
         for chunk in chunks:
@@ -256,7 +262,41 @@ def test_chunks_are_rows_of_the_whole(rows: int, tmp_path: Path) -> None:
             assert chunk.features is not None
             assert part.features is not None
             assert torch.equal(chunk.features, part.features)
+            assert chunk.categories is not None
+            assert part.categories is not None
+            assert torch.equal(chunk.categories, part.categories)
+            assert chunk.category_sizes == (2, 3)
             assert torch.equal(chunk.context().mask.sum(1), part.context().mask.sum(1))
+
+
+@pytest.mark.parametrize("how", ["frame", "parquet", "csv", "long"])
+def test_categories_by_name_with_unknown_ones(how: str, tmp_path: Path) -> None:
+    """A column each, empty where nothing is known; pandas makes floats of whole numbers with gaps."""
+    frame = pd.DataFrame({"item": [0, 1, 2], "propensity": 0.5, "reward": 1.0})
+    frame["gender"] = [1, None, 0]
+    frame["hour"] = pd.array([None, 23, 7], dtype="Int64")
+    frame["nothing"] = pd.array([None] * 3, dtype="Int8")
+    columns = ColumnMap(categories=("gender", "hour", "nothing"), category_sizes=(2, 24, 1))
+    source: Any = frame
+    if how == "parquet":
+        frame.to_parquet(source := tmp_path / "log.parquet")
+    elif how == "csv":
+        frame.to_csv(source := tmp_path / "log.csv", index=False)
+    elif how == "long":
+        source = pd.concat([frame.assign(round=[0, 1, 2], slot=i, item=[i, i, i]) for i in (0, 1)])
+    log = read_log(source, columns)
+    assert log.categories is not None
+    assert log.categories.tolist() == [[1, -1, -1], [-1, 23, -1], [0, 7, -1]]
+    assert log.category_names == ("gender", "hour", "nothing")
+    assert log.category_sizes == (2, 24, 1)
+    assert log.slots == (2 if how == "long" else 1)
+    assert log.context().categories is log.categories
+    whole = read_log(source, ColumnMap(categories=("gender", "hour")))
+    assert whole.category_sizes == (2, 24)
+    if how != "long":
+        assert next(iter_log(source, columns, n_items=3)) == log
+        with pytest.raises(BadInput, match="reading categories by chunks needs category_sizes"):
+            next(iter_log(source, ColumnMap(categories=("gender",)), n_items=3))
 
 
 def test_chunks_without_users_count_on() -> None:

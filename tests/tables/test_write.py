@@ -48,6 +48,10 @@ def any_log(draw: Callable[[st.SearchStrategy[Any]], Any]) -> Log:
         candidates[::2, slots + 1 :] = -1
     features = maybe(real, n, draw(st.integers(0, 3)))
     names = draw(st.booleans())
+    categories = maybe(whole, n, draw(st.integers(1, 3)))
+    fields = 0 if categories is None else categories.shape[1]
+    if categories is not None:
+        categories[::3] = -1
     return Log(
         user=whole(n),
         slate=ranked[:, :slots],
@@ -68,6 +72,9 @@ def any_log(draw: Callable[[st.SearchStrategy[Any]], Any]) -> Log:
         feature_names=() if features is None or names else tuple(f"x {i}" for i in range(features.shape[1])),
         item_names=tuple(f"item, {i}" for i in range(n_items)) if names else (),
         user_names=tuple("abcdefghi") if names else (),
+        categories=categories,
+        category_names=tuple(f"c {i}" for i in range(fields)) if names else (),
+        category_sizes=tuple(range(9, 9 + fields)),
     )
 
 
@@ -121,6 +128,12 @@ def test_a_map_leaves_columns_of_our_own_file_out(tmp_path: Path) -> None:
         features=torch.ones(3, 2), feature_names=("x", "y"), item_names=names
     )
     assert read_log(path, ColumnMap(features=("",), click="")) == small(item_names=names)
+    coded = small(
+        categories=torch.tensor([[0, -1], [1, 2], [-1, 0]]), category_names=("g", "h"), category_sizes=(2, 9)
+    )
+    path = write_log(coded, tmp_path / "coded.parquet")
+    assert read_log(path) == coded
+    assert read_log(path, ColumnMap(categories=("",))) == small()
     with pytest.raises(BadInput, match="layout is long, but this library wrote the file with a row a slate"):
         read_log(path, layout="long")
 
@@ -165,6 +178,7 @@ MISFITS: list[tuple[dict[str, Any], str]] = [
     ({"reward": torch.ones(3)}, "column reward is float, but double in the first piece"),
     ({"n_items": 11}, "a later piece differs from the first in n_items"),
     ({"item_names": tuple("abcdefghij")}, "a later piece differs from the first in items"),
+    ({"categories": torch.ones(3, 1).long()}, "a later piece, but not the first, has column categories"),
     ({"slate": torch.tensor([[0, 1], [1, 2], [2, 3]])}, "a later piece differs from the first in slots"),
 ]
 
@@ -182,6 +196,15 @@ def test_pieces_must_fit(fields: dict[str, Any], says: str, tmp_path: Path) -> N
         roll_out()
     assert str(caught.value) == f"{path}: {says}"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_pieces_must_agree_on_how_many_categories_there_are(tmp_path: Path) -> None:
+    """Sizes that each piece's rows happen to show would make one file of several meanings."""
+    with LogWriter(tmp_path / "log.parquet") as writer:
+        writer.write(small(categories=torch.full((3, 1), 1)))
+        with pytest.raises(BadInput, match="a later piece differs from the first in category_sizes"):
+            writer.write(small(categories=torch.full((3, 1), 2)))
+        writer.write(small(categories=torch.full((3, 1), 0), category_sizes=(2,)))
 
 
 def test_where_no_log_can_be_written(tmp_path: Path) -> None:
