@@ -8,26 +8,29 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from simlab.context import Catalog, Context
-from simlab.rankers._blocks import clicked_mean, shared_candidates, user_rows
+from simlab.rankers._blocks import ItemTable, UserSide, dot
 from simlab.rankers.contract import Ranker, Sizes
 
 
 class MF(Ranker):
-    """logit(u, i) = μ + b_u + b_i + ⟨q_i, p_u + mean_{j clicked by u} y_j + W x⟩.
+    """logit(u, i) = μ + b_u + b_i + ⟨p_u, q_i⟩.
 
-    The implicit term lets a user who was not there in training be personalised from the history alone:
-    such a user has p_u = 0 and b_u = 0. It is a mean, where the paper divides by √|N(u)|, so that a long
-    history does not outweigh p_u. x are the context's features, if there are any.
+    [p_u, b_u] = the id's + mean over clicked j of y_j + W x + Σ_c e_c is `UserSide`, x and c the features and
+    categories of the context; [q_i, b_i] = the id's + F x_i + Σ_f e_f + P g_i is `ItemTable`. So what is
+    known of users and items says something by itself (b) and together (p and q).
 
-    p_u and b_u start at zero, so a user without training data scores like a new user.
+    The implicit term y_j lets a user who was not there in training be personalised from the history alone. It
+    is a mean, where the paper divides by √|N(u)|, so that a long history does not outweigh the id. The id's
+    [p_u, b_u] starts at zero, so a user without training data scores like a new user.
 
     Source: Koren (2008), "Factorization meets the neighborhood", KDD, equation 15 (SVD++); Koren, Bell and
-    Volinsky (2009), "Matrix factorization techniques for recommender systems", equation 4 (biases).
+    Volinsky (2009), "Matrix factorization techniques for recommender systems", equations 4 (biases) and 6
+    (attributes).
 
     Args:
         sizes: the data's sizes.
-        spec: `dim` of the vectors, `past` items of history, `spread` of the first weights.
-        catalog: not used.
+        spec: `dim` of p and q, `past` items of history, `spread` of the first weights.
+        catalog: what is known of the items.
     """
 
     @dataclass(frozen=True)
@@ -42,46 +45,26 @@ class MF(Ranker):
 
     def __init__(self, sizes: Sizes, spec: Spec, catalog: Catalog | None = None) -> None:
         super().__init__(sizes, spec, catalog)
-        self.past = spec.past
-        self.dim = spec.dim
-        self.users = nn.Embedding(sizes.n_users, spec.dim)
-        self.user_bias = nn.Embedding(sizes.n_users, 1)
-        self.items = nn.Embedding(sizes.n_items, spec.dim)
-        self.item_bias = nn.Embedding(sizes.n_items, 1)
+        self.past, self.dim = spec.past, spec.dim
+        # The last column is the bias, so that one lookup fetches both.
+        self.user = UserSide(sizes, spec.dim + 1, spec.past, spec.spread)
+        self.items = ItemTable(sizes.n_items, spec.dim + 1, catalog, spec.spread)
         self.bias = nn.Parameter(torch.zeros(()))
-        self.implicit = nn.Embedding(sizes.n_items, spec.dim) if spec.past > 0 else None
-        self.features = nn.Linear(sizes.n_features, spec.dim, bias=False) if sizes.n_features > 0 else None
-        nn.init.zeros_(self.users.weight)
-        nn.init.zeros_(self.user_bias.weight)
-        nn.init.zeros_(self.item_bias.weight)
-        nn.init.normal_(self.items.weight, std=spec.spread)
-        if self.implicit is not None:
-            nn.init.normal_(self.implicit.weight, std=spec.spread)
+        nn.init.zeros_(self.items.ids.weight[:, -1])
+        if self.user.history is not None:
+            nn.init.zeros_(self.user.history.weight[:, -1])
 
     def encode(self, context: Context) -> Float[Tensor, "user dim"]:
-        """Return [p_u + implicit + W x, 1, μ + b_u]: the score is its inner product with an item's vector."""
-        vector = user_rows(self.users, context.user)
-        if self.implicit is not None:
-            vector = vector + clicked_mean(self.implicit, context, self.past)
-        if self.features is not None:
-            vector = vector + self.features(context.features)
-        bias = self.bias + user_rows(self.user_bias, context.user)
-        return torch.cat([vector, torch.ones_like(bias), bias], dim=1)
+        """Return [p_u, 1, μ + b_u]: the score is its inner product with an item's vector."""
+        vector, bias = self.user(context).split([self.dim, 1], dim=1)
+        return torch.cat([vector, torch.ones_like(bias), self.bias + bias], dim=1)
 
     def score(
         self, context: Context, state: Float[Tensor, "user dim"] | None = None
     ) -> Float[Tensor, "user cand"]:
         """Return inner products: one matrix product where all rows share their candidates."""
         state = self.encode(context) if state is None else state
-        vector, one, bias = state.tensor_split([self.dim, self.dim + 1], dim=1)
-        logit: Tensor
-        items = shared_candidates(context)
-        if items is not None:
-            logit = vector @ self.items(items).T + one * self.item_bias(items).T
-        else:
-            logit = (self.items(context.candidates) @ vector.unsqueeze(2)).squeeze(2)
-            logit = logit + one * self.item_bias(context.candidates).squeeze(2)
-        return logit + bias
+        return dot(state[:, :-1], self.items.all(), context) + state[:, -1:]
 
     def start(self, logit: float) -> None:
         """Set μ."""
@@ -90,5 +73,5 @@ class MF(Ranker):
 
     def item_vectors(self) -> Float[Tensor, "item dim"]:
         """Return [q_i, b_i, 1]."""
-        bias = self.item_bias.weight
-        return torch.cat([self.items.weight, bias, torch.ones_like(bias)], dim=1)
+        vectors = self.items.all()
+        return torch.cat([vectors, torch.ones_like(vectors[:, :1])], dim=1)

@@ -4,61 +4,146 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import Tensor, nn
 from torch.nn import functional
 
+from simlab.context import Catalog, Context
 from simlab.errors import BadInput
-from simlab.rankers.contract import Interactions
+from simlab.rankers._blocks import ItemTable, UserSide
+from simlab.rankers._ncf import NCF
+from simlab.rankers.bias import Bias
+from simlab.rankers.bpr import BPR
+from simlab.rankers.contract import Interactions, Ranker, Sizes
+from simlab.rankers.gmf import GMF
 from simlab.rankers.mf import MF
+from simlab.rankers.mlp import MLP
 from simlab.rankers.neumf import NeuMF
 from simlab.rankers.popularity import Popularity
-from tests.contracts.rankers import SIZES, context, make, near
+from tests.contracts.rankers import SIZES, catalog, context, make, near
+
+HISTORY = (MF, BPR, GMF, MLP, NeuMF)
 
 
-def history_mean(table: torch.Tensor, row: int) -> torch.Tensor:
+def of_the_user(side: UserSide, row: int) -> Tensor:
+    """Return the user's vector written out: id, mean of what was clicked, features, categories."""
     c = context()
+    assert side.history is not None
+    assert side.side.features is not None
+    assert c.categories is not None
     clicked = [int(i) for i, f in zip(c.history[row], c.feedback[row], strict=True) if i >= 0 and f > 0]
-    return torch.stack([table[i] for i in clicked]).mean(0)
+    vector = side.ids.weight[int(c.user[row])]
+    vector = vector + torch.stack([side.history.weight[i] for i in clicked]).mean(0)
+    vector = vector + side.side.features.weight @ c.features[row]
+    for table, value in zip(side.side.categories, c.categories[row].tolist(), strict=True):
+        assert isinstance(table, nn.Embedding)
+        if value >= 0:
+            vector = vector + table.weight[value]
+    return vector
 
 
-def test_mf_is_its_equation() -> None:
-    ranker, c = make(MF), context()
+def of_the_item(items: ItemTable, i: int) -> Tensor:
+    """Return the item's vector written out: id, standardised features, given embedding, brand, genres."""
+    known = catalog()
+    assert items.from_features is not None
+    assert items.from_vectors is not None
+    assert known.vectors is not None
+    x = known.features
+    x = (x - x.mean(0)) / x.std(0, correction=0)
+    vector = items.ids.weight[i] + items.from_features.weight @ x[i]
+    vector = vector + items.from_vectors.weight @ known.vectors[i]
+    for table, field in zip(items.fields, known.fields, strict=True):
+        assert isinstance(table, nn.Embedding)
+        mine = [int(v) for v in field.values[i] if v >= 0]
+        if mine:
+            vector = vector + torch.stack([table.weight[v] for v in mine]).mean(0)
+    return vector
+
+
+@pytest.mark.parametrize("family", [MF, BPR])
+def test_mf_is_its_equation(family: type[MF]) -> None:
+    ranker, c = make(family), context()
     assert isinstance(ranker, MF)
-    assert ranker.implicit is not None
-    assert ranker.features is not None
-    scores = ranker(c)
-    for row in (0, 1, 5):
-        u = int(c.user[row])
-        p = ranker.users.weight[u] + history_mean(ranker.implicit.weight, row)
-        p = p + ranker.features.weight @ c.features[row]
-        for column in (0, 6):
-            i = int(c.candidates[row, column])
-            bias = ranker.bias + ranker.user_bias.weight[u, 0] + ranker.item_bias.weight[i, 0]
-            near(scores[row, column], bias + p @ ranker.items.weight[i])
-
-
-def test_neumf_is_its_equation_with_concatenated_vectors() -> None:
-    ranker, c = make(NeuMF), context()
-    assert isinstance(ranker, NeuMF)
-    assert ranker.implicit is not None
-    assert ranker.features is not None
     scores, d = ranker(c), ranker.dim
     for row in (0, 1, 5):
-        p = ranker.users.weight[int(c.user[row])] + history_mean(ranker.implicit.weight, row)
-        p = p + ranker.features.weight @ c.features[row]
+        p = of_the_user(ranker.user, row)
         for column in (0, 6):
-            q = ranker.items.weight[int(c.candidates[row, column])]
-            product = ranker.out_product.weight[0] @ (p[:d] * q[:d])
-            both = torch.cat([ranker.user_half.weight, ranker.item_half.weight], dim=1)
-            hidden = functional.relu(both @ torch.cat([p[d:], q[d:]]) + ranker.user_half.bias)
-            for layer in ranker.rest:
-                hidden = functional.relu(layer(hidden))
-            near(scores[row, column], product + ranker.out_network(hidden)[0])
+            q = of_the_item(ranker.items, int(c.candidates[row, column]))
+            near(scores[row, column], ranker.bias + p[d] + q[d] + p[:d] @ q[:d])
 
 
-@pytest.mark.parametrize("family", [MF, NeuMF])
-def test_history_personalises_a_new_user(family: type[MF] | type[NeuMF]) -> None:
+def test_bias_is_its_equation() -> None:
+    ranker, c = make(Bias), context()
+    assert isinstance(ranker, Bias)
+    scores = ranker(c)
+    for row in (0, 1, 5):
+        known = ranker.user.side
+        assert known.features is not None
+        assert c.categories is not None
+        said = ranker.bias + ranker.user.ids.weight[int(c.user[row]), 0]
+        said = said + known.features.weight[0] @ c.features[row]
+        for table, value in zip(known.categories, c.categories[row].tolist(), strict=True):
+            assert isinstance(table, nn.Embedding)
+            said = said + (table.weight[value, 0] if value >= 0 else 0.0)
+        for column in (0, 6):
+            item = of_the_item(ranker.items, int(c.candidates[row, column]))
+            near(scores[row, column], said + item[0])
+
+
+@pytest.mark.parametrize("family", [GMF, MLP, NeuMF])
+def test_collaborative_filtering_is_its_equation_with_concatenated_vectors(family: type[NCF]) -> None:
     ranker, c = make(family), context()
-    new = replace(c, user=torch.full_like(c.user, 99), features=torch.zeros_like(c.features))
+    assert isinstance(ranker, NCF)
+    scores, d = ranker(c), ranker.width
+    assert d == (0 if family is MLP else ranker.spec.dim)
+    for row in (0, 1, 5):
+        p = of_the_user(ranker.user, row)
+        for column in (0, 6):
+            q = of_the_item(ranker.items, int(c.candidates[row, column]))
+            expected: Tensor = ranker.bias
+            if ranker.product is not None:
+                expected = expected + ranker.product @ (p[:d] * q[:d])
+            if ranker.network is not None:
+                net = ranker.network
+                both = torch.cat([net.user_half.weight, net.item_half.weight], dim=1)
+                hidden = functional.relu(both @ torch.cat([p[d:], q[d:]]) + net.user_half.bias)
+                for layer in net.rest:
+                    hidden = functional.relu(layer(hidden))
+                expected = expected + net.out.weight[0] @ hidden
+            near(scores[row, column], expected)
+
+
+def test_the_network_drops_out_in_training_only() -> None:
+    ranker, c = MLP.build(SIZES, {"dropout": 0.5}, catalog()), context()
+    ranker.eval()
+    near(ranker(c), ranker(c))
+    ranker.train()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        assert not torch.allclose(ranker(c), ranker(c), atol=1e-4)
+
+
+def test_item_features_speak_for_a_new_item_to_a_new_user() -> None:
+    """A feature that makes items good is learned as a bias, so it also serves who and what is unknown."""
+    g = torch.Generator().manual_seed(0)
+    quality = torch.randn(40, 1, generator=g)
+    ranker = MF.build(Sizes(0, 40), {"past": 0}, Catalog(quality))
+    old = torch.arange(30).expand(64, 30)
+    optimizer = torch.optim.Adam(ranker.parameters(), lr=0.05)
+    for _ in range(60):
+        shown = Context.of(torch.zeros(64, dtype=torch.long), 40, candidates=old)
+        click = (torch.rand(64, 30, generator=g) < (2 * quality[:30, 0]).sigmoid()).float()
+        loss = functional.binary_cross_entropy_with_logits(ranker(shown), click)
+        optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        optimizer.step()
+    said = ranker.score_all(Context.of(torch.zeros(1, dtype=torch.long), 40))[0, 30:].detach()
+    assert float(torch.corrcoef(torch.stack([said, quality[30:, 0]]))[0, 1]) > 0.95
+
+
+@pytest.mark.parametrize("family", HISTORY)
+def test_history_personalises_a_new_user(family: type[Ranker]) -> None:
+    ranker, c = make(family), context()
+    new = replace(c, user=torch.full_like(c.user, 99), features=torch.zeros_like(c.features), categories=None)
     same = replace(new, candidates=c.candidates[:1].expand(8, -1), mask=c.mask)
     scores = ranker(same)
     assert not torch.allclose(scores[0], scores[2], atol=1e-4)
@@ -66,8 +151,8 @@ def test_history_personalises_a_new_user(family: type[MF] | type[NeuMF]) -> None
     near(ranker(unclicked)[0], ranker(unclicked)[2])  # what was shown and not clicked says nothing here
 
 
-@pytest.mark.parametrize("family", [MF, NeuMF])
-def test_only_the_last_items_count(family: type[MF] | type[NeuMF]) -> None:
+@pytest.mark.parametrize("family", HISTORY)
+def test_only_the_last_items_count(family: type[Ranker]) -> None:
     ranker = family.build(SIZES, {"past": 2})
     c = context()
     near(ranker(c), ranker(replace(c, history=c.history[:, -2:], feedback=c.feedback[:, -2:])))

@@ -79,7 +79,7 @@ def _change_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], ob
         (lambda f: _settings(f, sizes={"n_users": 20, "n_items": "many"}), "does not describe a ranker"),
         (lambda f: _settings(f, sizes={"users": 20}), "does not describe a ranker"),
         (lambda f: _settings(f, weights="../x.safetensors"), "is outside the folder"),
-        (lambda f: _settings(f, spec={"dim": 5}), r"is \[32, 4\], not \[5, 4\]"),
+        (lambda f: _settings(f, spec={"dim": 5}), r"weight items.fields.0.weight is \[4, 33\], not \[4, 6\]"),
         (lambda f: _weights(f).unlink(), "there is no file .*weights-.*, which .* names"),
         (lambda f: _weights(f).write_bytes(b"no"), "damaged or not a safetensors file"),
         (lambda f: _weights(f).write_bytes(_weights(f).read_bytes()[:-8]), "damaged or not a safetensors"),

@@ -288,7 +288,7 @@ def test_held_rounds_are_neither_trained_on_nor_prepared_from() -> None:
     first = a_ranker(MF, log)
     assert isinstance(first, MF)
     assert isinstance(three, MF)
-    assert not torch.equal(first.items.weight, three.items.weight)
+    assert not torch.equal(first.items.ids.weight, three.items.ids.weight)
 
 
 @pytest.mark.parametrize(
