@@ -10,7 +10,7 @@ from simlab.rankers.contract import Sizes
 
 
 FEW = 8
-"""Up to so many candidates a row, products are added up one by one: small batched products are slow."""
+"""Up to so many candidates a row are taken one by one: small batched products are slow."""
 
 
 class ItemTable(nn.Module):
@@ -156,6 +156,9 @@ def user_rows(table: nn.Embedding, user: Int[Tensor, " user"]) -> Float[Tensor, 
     if table.num_embeddings == 0:
         return table.weight.new_zeros(len(user), table.embedding_dim)
     known = (user < table.num_embeddings) & (user >= 0)
+    if len(user) > table.num_embeddings:  # a row of zeros at the end of a copy is cheaper than a mask
+        weight = functional.pad(table.weight, (0, 0, 0, 1))
+        return functional.embedding(torch.where(known, user, table.num_embeddings), weight)
     vectors: Tensor = table(torch.where(known, user, 0))
     return vectors * known.unsqueeze(1)
 
@@ -196,7 +199,8 @@ def dot(
     items = shared_candidates(context)
     if items is not None:
         return state @ functional.embedding(items, vectors).T
+    if 0 < context.candidates.shape[1] <= FEW:
+        columns = context.candidates.unbind(1)
+        return torch.stack([(functional.embedding(c, vectors) * state).sum(1) for c in columns], dim=1)
     gathered = functional.embedding(context.candidates, vectors)
-    if gathered.shape[1] <= FEW:
-        return (gathered * state.unsqueeze(1)).sum(2)
     return (gathered @ state.unsqueeze(2)).squeeze(2)
