@@ -117,18 +117,33 @@ class DIN(Ranker):
         there: Bool[Tensor, "user past"],
     ) -> Float[Tensor, "user cand past"]:
         """Return a(q, k) of every candidate and item of the history; 0 where it does not count."""
-        users, cands, past = len(items), items.shape[1], keys.shape[1]
         a, b, c, d = self.unit.weight.chunk(4, dim=1)
-        of_keys = functional.linear(keys, b - c, self.unit.bias)
-        if cands <= self.spec.unit:  # fewer candidates than units: q ⊙ k is the smaller thing to lay out
-            x = functional.linear(items.unsqueeze(2) * keys.unsqueeze(1), d)
-            x = x + of_keys.unsqueeze(1) + functional.linear(items, a + c).unsqueeze(2)
+        of_items, of_keys = a + c, b - c
+        # The shorter of the two sides is folded into the weights, and the longer passes through them.
+        few = items.shape[1] < keys.shape[1]
+        if few:
+            x = self._unit(items, of_items, keys, of_keys, d)
         else:
-            folded = torch.addcmul((a + c).T.unsqueeze(1), keys.mT.unsqueeze(3), d.T.unsqueeze(1))
-            x = torch.baddbmm(of_keys.flatten(1).unsqueeze(1), items, folded.flatten(2))
-            x = x.view(users, cands, past, self.spec.unit)
-        counted = there.unsqueeze(1).expand(-1, cands, -1)
+            x = self._unit(keys, of_keys, items, of_items, d)
+        counted = (there.unsqueeze(2) if few else there.unsqueeze(1)).expand(x.shape[:3])
         weights: Tensor = self.unit_out(self.unit_activation(x, counted.to(x.dtype))).squeeze(3)
+        if few:
+            weights, counted = weights.mT, counted.mT
         if self.spec.normalise:
             weights = weights.masked_fill(~counted, torch.finfo(weights.dtype).min).softmax(2)
         return weights * counted
+
+    def _unit(
+        self,
+        folded: Float[Tensor, "user few dim"],
+        of_folded: Float[Tensor, "unit dim"],
+        passed: Float[Tensor, "user many dim"],
+        of_passed: Float[Tensor, "unit dim"],
+        of_product: Float[Tensor, "unit dim"],
+    ) -> Float[Tensor, "user many few unit"]:
+        """Return F f + P p + D (f ⊙ p) + b of every pair, as (P + D diag(f)) p + (F f + b)."""
+        both = torch.addcmul(of_passed.T.unsqueeze(1), folded.mT.unsqueeze(3), of_product.T.unsqueeze(1))
+        bias = functional.linear(folded, of_folded, self.unit.bias).flatten(1).unsqueeze(1)
+        return torch.baddbmm(bias, passed, both.flatten(2)).view(
+            *passed.shape[:2], folded.shape[1], len(of_product)
+        )

@@ -92,9 +92,10 @@ SETTINGS: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
 def test_din_is_its_equation(settings: dict[str, Any]) -> None:
-    # A unit narrower than the 7 candidates folds k into the weights, a wider one lays out q ⊙ k.
     ranker, c = trained(DIN, **settings), context()
-    scores = ranker(c)
+    scores = ranker(c)  # 7 candidates and 6 items of history, which are folded into the weights
+    few = among(c, c.candidates[:, [0, 3, 6]])
+    near(ranker(few), scores[:, [0, 3, 6]])  # fewer candidates than history: these are folded
     for row in (0, 1, 5):
         keys = [k for _, k in shown(ranker, c, row)]
         assert keys
