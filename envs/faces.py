@@ -11,7 +11,16 @@ from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
 from envs.registry import make_world
-from envs.spaces import action_space, fill_slates, first_user, observation_space, read_columns, seen
+from envs.spaces import (
+    action_space,
+    fill_slates,
+    first_user,
+    observation_space,
+    read_columns,
+    seen,
+    whole_number,
+    yes_or_no,
+)
 from envs.world import SlateWorld, State
 from simlab.errors import BadInput
 from simlab.seeds import Seed
@@ -46,6 +55,7 @@ class WorldEnv(gym.Env[Observation, Any]):
     metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012
 
     def __init__(self, world: SlateWorld[Any], *, strict: bool = False, flat: bool = False) -> None:
+        yes_or_no(strict=strict, flat=flat)
         self.world = world
         self.strict = strict
         self.invalid_actions = 0
@@ -135,10 +145,9 @@ class WorldVectorEnv(VectorEnv[Observation, Any, Any]):
         flat: bool = False,
     ) -> None:
         super().__init__()
-        if num_envs < 1:
-            raise BadInput(f"num_envs is {num_envs}, but it is at least 1")
+        yes_or_no(tensors=tensors, strict=strict, flat=flat)
         self.world = world
-        self.num_envs = num_envs
+        self.num_envs = num_envs = whole_number("num_envs", num_envs, 1)
         self.tensors = tensors
         self.strict = strict
         self.render_mode = None
@@ -183,9 +192,11 @@ class WorldVectorEnv(VectorEnv[Observation, Any, Any]):
     def _one_seed(self, seed: int | list[int | None] | None) -> int | None:
         if seed is None or isinstance(seed, int | np.integer):
             return None if seed is None else int(seed)
+        if not isinstance(seed, list | tuple):
+            raise BadInput(f"seed is {seed!r}, but it is None, a whole number, or a list of one for each row")
         if len(seed) != self.num_envs:
             raise BadInput(f"seed has {len(seed)} entries, but there are {self.num_envs} rows")
-        known = [None if s is None else int(s) for s in seed]
+        known = [None if s is None else whole_number(f"seed of row {i}", s, 0) for i, s in enumerate(seed)]
         return None if all(s is None for s in known) else Seed(0).split(str(known)).value >> 32
 
     def step(self, actions: Any) -> tuple[Observation, Any, Any, Any, dict[str, Any]]:
@@ -245,9 +256,20 @@ class WorldVectorEnv(VectorEnv[Observation, Any, Any]):
 
 
 def make_env(
-    world_id: str, device: str = "cpu", *, strict: bool = False, flat: bool = False, **settings: Any
+    world_id: str,
+    device: str = "cpu",
+    *,
+    strict: bool = False,
+    flat: bool = False,
+    render_mode: str | None = None,
+    **settings: Any,
 ) -> WorldEnv:
-    """Return one user of the world with this id; `gymnasium.make` calls it."""
+    """Return one user of the world with this id; `gymnasium.make` calls it.
+
+    Raises:
+        BadInput: for a render mode, since there are none, and for settings that the world does not have.
+    """
+    _no_picture(render_mode)
     return WorldEnv(make_world(world_id, device, **settings), strict=strict, flat=flat)
 
 
@@ -259,8 +281,19 @@ def make_vector(
     strict: bool = False,
     flat: bool = False,
     device: str = "cpu",
+    render_mode: str | None = None,
     **settings: Any,
 ) -> WorldVectorEnv:
-    """Return a batch of users of the world with this id; `gymnasium.make_vec` calls it."""
+    """Return a batch of users of the world with this id; `gymnasium.make_vec` calls it.
+
+    Raises:
+        BadInput: as `make_env`.
+    """
+    _no_picture(render_mode)
     world = make_world(world_id, device, **settings)
     return WorldVectorEnv(world, num_envs, tensors=tensors, strict=strict, flat=flat)
+
+
+def _no_picture(render_mode: str | None) -> None:
+    if render_mode is not None:
+        raise BadInput(f"render_mode is {render_mode!r}, but a world draws no pictures: leave it out")

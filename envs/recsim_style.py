@@ -9,7 +9,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from envs.registry import make_world
-from envs.spaces import action_space, observation_space, read_columns, seen
+from envs.spaces import action_space, observation_space, read_columns, seen, whole_number
 from envs.world import SlateWorld, State
 from simlab.errors import BadInput
 from simlab.seeds import Seed
@@ -58,8 +58,12 @@ class RecSimStyle:
         )
 
     def seed(self, seed: int) -> None:
-        """Begin again with the first user of this seed, at the next reset."""
-        self._seed = Seed(seed)
+        """Begin again with the first user of this seed, at the next reset.
+
+        Raises:
+            BadInput: for a seed that is no whole number from 0.
+        """
+        self._seed = Seed(whole_number("seed", seed, 0))
         self.reset_sampler()
 
     def reset_sampler(self) -> None:
@@ -100,6 +104,8 @@ class RecSimStyle:
     def _slate(self, slate: Any) -> Tensor:
         """Return item ids, with empty slots where the slate is short."""
         world, shown = self.world, torch.full((self.world.slots,), self.world.blank, device=self.world.device)
+        if np.ndim(slate) != 1:
+            raise BadInput(f"a slate is a list of places in doc, such as [4, 1], not {slate!r}")
         if len(slate) > world.slots:
             raise BadInput(f"a slate has {len(slate)} places, but at most {world.slots}")
         if not len(slate):

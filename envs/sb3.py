@@ -76,8 +76,15 @@ class WorldVecEnv(VecEnv):
         self._actions = actions
 
     def step_wait(self) -> VecEnvStepReturn:
-        """Show one slate to each user, and begin again where an episode ends."""
-        found, reward, terminated, truncated, about = self.batch.step(self._actions)
+        """Show one slate to each user, and begin again where an episode ends.
+
+        Raises:
+            BadInput: if no actions were given since the last step, and as `WorldVectorEnv.step`.
+        """
+        if self._actions is None:
+            raise BadInput("there are no actions: call step_async(actions) before step_wait()")
+        actions, self._actions = self._actions, None
+        found, reward, terminated, truncated, about = self.batch.step(actions)
         self.click, self.invalid = about["click"], about["invalid"]
         self._return += reward
         self._length += 1

@@ -14,6 +14,28 @@ from simlab.errors import BadInput, nearest
 from simlab.seeds import Seed
 
 
+def whole_number(name: str, value: Any, least: int) -> int:
+    """Return a whole number of at least `least`.
+
+    Raises:
+        BadInput: for anything else; True is none.
+    """
+    if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer) or value < least:
+        raise BadInput(f"{name} is {value!r}, but it is a whole number of at least {least}")
+    return int(value)
+
+
+def yes_or_no(**given: Any) -> None:
+    """Refuse a switch that is neither True nor False.
+
+    Raises:
+        BadInput: naming the switch and its value.
+    """
+    for name, value in given.items():
+        if not isinstance(value, bool | np.bool_):
+            raise BadInput(f"{name} is {value!r}, but it is True or False")
+
+
 def columns_of(world: SlateWorld[Any]) -> int:
     """Return C, how many columns a user chooses from: the candidates, or the whole catalogue."""
     return int(world.spec.candidates) or world.catalog.n_items
@@ -193,8 +215,10 @@ def first_user(options: dict[str, Any] | None) -> int | None:
     """Return the user that the options of a reset ask for, if any.
 
     Raises:
-        BadInput: for an unknown option, and for a user that is no whole number from 0.
+        BadInput: for options that are no dict, an unknown option, and a user that is no whole number from 0.
     """
+    if options is not None and not isinstance(options, dict):
+        raise BadInput(f"options are {options!r}, but they are a dict such as {{'user': 3}}")
     for name in options or {}:
         if name != "user":
             raise BadInput(f"there is no option {name} of reset{nearest(name, ['user'])}")
