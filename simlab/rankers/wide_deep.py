@@ -111,4 +111,4 @@ class WideDeep(FieldRanker):
         left = (ids * _PRIMES[0])[:, None, :, None]
         bucket = (left ^ ((values + 1) * _PRIMES[1])[:, :, None, :]) % len(weights)
         found = functional.embedding(bucket, weights.unsqueeze(1)).squeeze(-1)  # [user cand category value]
-        return torch.einsum("ucfv,uf,rcv->uc", found, known.to(found.dtype), share.expand(len(ids), -1, -1))
+        return torch.einsum("ucfv,uf,ucv->uc", found, known.to(found.dtype), share.expand(len(ids), -1, -1))
