@@ -3,12 +3,17 @@
 from abc import abstractmethod
 from typing import Any, ClassVar
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from simlab.context import Catalog, Context
+from simlab.errors import BadInput
 from simlab.rankers._blocks import ContextSide, ItemTable, clicked_history, dot
 from simlab.rankers.contract import Ranker, Sizes
+
+PIECE = 64
+"""How many histories of about the same length are read at once on the CPU: what they need fits its cache."""
 
 
 class SequenceRanker(Ranker):
@@ -22,6 +27,9 @@ class SequenceRanker(Ranker):
         sizes: the data's sizes.
         spec: has `dim`, `past` and `spread`.
         catalog: what is known of the items; it goes into their vectors.
+
+    Raises:
+        BadInput: if no item of the history may count.
     """
 
     cloze: ClassVar[bool] = False
@@ -29,6 +37,8 @@ class SequenceRanker(Ranker):
 
     def __init__(self, sizes: Sizes, spec: Any, catalog: Catalog | None = None) -> None:
         super().__init__(sizes, spec, catalog)
+        if spec.past < 1:
+            raise BadInput(f"{self.name} reads a history, so past is at least 1, not {spec.past}")
         self.past = spec.past
         self.items = ItemTable(sizes.n_items, spec.dim, catalog, spec.spread)
         self.side = ContextSide(sizes, spec.dim, spec.spread)
@@ -52,7 +62,15 @@ class SequenceRanker(Ranker):
         """Return the state after the last click, plus what the moment's features say."""
         history = clicked_history(context, self.past, self.sizes.n_items)
         said: Tensor = self.side(context.features, context.categories)
-        return self.last(history) + said
+        if history.device.type != "cpu" or len(history) <= PIECE:  # elsewhere nothing waits for a length
+            return self.last(history) + said
+        length = (history >= 0).sum(1)
+        order = length.argsort(stable=True)
+        states = []
+        for rows in order.split(PIECE):
+            width = int(length[rows[-1]])
+            states.append(self.last(history[rows][:, history.shape[1] - width :]))
+        return torch.cat(states)[order.argsort()] + said
 
     def score(
         self, context: Context, state: Float[Tensor, "user dim"] | None = None
@@ -64,3 +82,32 @@ class SequenceRanker(Ranker):
     def item_vectors(self) -> Float[Tensor, "item dim"]:
         """Return the items' vectors."""
         return self.items.all()
+
+
+class ForwardRanker(SequenceRanker):
+    """A sequence family whose state after an item depends on this item and what came before it.
+
+    Each row is turned so that its oldest item stands at the left and the padding at the right, where nothing
+    looks: so padding never matters, no kernel needs a mask of it, and the state after an item is the same
+    whatever comes later.
+    """
+
+    @abstractmethod
+    def states(self, history: Int[Tensor, "user past"]) -> Float[Tensor, "user past dim"]:
+        """Return the state after each item.
+
+        Args:
+            history: oldest first, padded on the **right** with -1.
+        """
+
+    def hidden(self, history: Int[Tensor, "user past"]) -> Float[Tensor, "user past dim"]:
+        """Turn the rows, ask for the states, and turn them back."""
+        rows, width = history.shape
+        if width == 0:
+            return self.items.ids.weight.new_zeros(rows, 0, self.items.dim)
+        pads = (history < 0).sum(1, keepdim=True)
+        column = torch.arange(width, device=history.device)
+        states = self.states(history.gather(1, (column + pads) % width))
+        first = torch.arange(0, rows * width, width, device=history.device).unsqueeze(1)
+        back = ((column - pads) % width + first).flatten()
+        return states.flatten(0, 1).index_select(0, back).unflatten(0, (rows, width))
