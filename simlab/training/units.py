@@ -19,6 +19,7 @@ from simlab.rankers.contract import Ranker
 from simlab.seeds import Seed
 from simlab.training import losses
 from simlab.training.examples import Examples, Source
+from simlab.training.full_softmax import full_softmax
 from simlab.training.negatives import Negatives
 from simlab.training.settings import FitSettings
 
@@ -301,7 +302,10 @@ class Tokens:
         """Compare each target with the whole catalogue, or with items that the batch shares."""
         settings, vectors = self.settings, ranker.item_vectors()
         if settings.negatives == 0:
-            logits = (states @ vectors.T) / settings.temperature
+            states = states / settings.temperature
+            if settings.bf16 and states.device.type == "cpu":
+                return one((full_softmax(states, vectors, target, weight), weight.sum()))
+            logits = states @ vectors.T
             each = functional.cross_entropy(logits, target, reduction="none")
             return one(((weight * each.float()).sum(), weight.sum()))
         drawn, log_q = self._shared(vectors.device)

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from simlab.training.full_softmax import full_softmax
 from simlab.training.losses import LOSSES, bce, bpr, gbce, infonce, mse, softmax, softmax_at
 
 Z = torch.tensor([[0.5, -1.0, 2.0], [3.0, 0.0, -30.0]], dtype=torch.float64)
@@ -104,6 +105,29 @@ def test_gbce() -> None:
     assert float(below) == 7.5
     for plain in (gbce(Z, Y, W, rate, 0.0), gbce(Z, Y, W, 1.0, t), gbce(Z, Y, W)):
         assert float(plain[0]) == pytest.approx(float(bce(Z, Y, W)[0]), abs=1e-12)
+
+
+def test_the_softmax_in_pieces_is_the_softmax() -> None:
+    """Values and gradients are those of cross_entropy: to rounding in float32, to a per cent in bfloat16."""
+    g = torch.Generator().manual_seed(0)
+    states, vectors = torch.randn(1200, 16, generator=g), torch.randn(70, 16, generator=g)
+    target, weight = torch.randint(0, 70, (1200,), generator=g), torch.rand(1200, generator=g)
+
+    def grads(how: torch.dtype | None) -> tuple[torch.Tensor, ...]:
+        s, v = states.clone().requires_grad_(), vectors.clone().requires_grad_()
+        if how is None:
+            loss, _ = softmax_at(s @ v.T, target, weight)
+        else:
+            loss = full_softmax(s, v, target, weight, how)
+        torch.autograd.backward(3 * loss)
+        assert s.grad is not None
+        assert v.grad is not None
+        return loss.detach(), s.grad, v.grad
+
+    exact = grads(None)
+    for how, most in ((torch.float32, 1e-5), (torch.bfloat16, 1e-2)):
+        for found, expected in zip(grads(how), exact, strict=True):
+            assert float((found - expected).norm() / expected.norm()) < most, how
 
 
 @pytest.mark.parametrize("name", LOSSES)
