@@ -35,7 +35,7 @@ class _FullSoftmax(torch.autograd.Function):
         return total
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         of_states, by_vector = ctx.saved_tensors
         return of_states * grads[0], by_vector * grads[0], None, None, None
