@@ -21,7 +21,7 @@ _KINDS = {
     "features": list,
     "dtypes": dict,
 }
-_CATEGORIES = {"categories": list, "category_sizes": list}
+_CATEGORIES: dict[str, type] = {"categories": list, "category_sizes": list}
 """What only a log with such a column says."""
 _DTYPES = {
     str(dtype).removeprefix("torch."): dtype
