@@ -1,7 +1,8 @@
 """DIEN: what a user wants now, as one candidate sees it evolve over the history."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Float
@@ -51,12 +52,13 @@ class DIEN(Ranker):
         layers: tuple[int, ...] = (64, 32)
         past: int = 50
         auxiliary: float = 0.5
-        activation: str = "dice"
+        activation: str = "prelu"
         unclicked: bool = False
         dropout: float = 0.2
         spread: float = 0.05
 
     name: ClassVar[str] = "dien"
+    recipe: ClassVar[Mapping[str, Any]] = {"learning_rate": 0.003, "batch_size": 2048}
 
     def __init__(self, sizes: Sizes, spec: Spec, catalog: Catalog | None = None) -> None:
         super().__init__(sizes, spec, catalog)

@@ -25,7 +25,8 @@ class DIN(Ranker):
 
     W = [A B C D] is split: W [...] = (A + C) q + (B − C) k + D (q ⊙ k), and the last is a matrix product too,
     D diag(k_j) q. So C candidates × H items cost one matrix product with a [H h, dim] matrix of the user's,
-    and the history is never copied.
+    and the history is never copied. f is PReLU by default: Dice, the paper's own, costs two to three times
+    the time in training and scoring, and ranks no better on MovieLens-100K.
 
     Source: Zhou et al. (2018), "Deep interest network for click-through rate prediction", KDD, equations 2
     and 3. The paper's unit takes an outer product where its published code and this file take q − k and
@@ -52,14 +53,14 @@ class DIN(Ranker):
         unit: int = 36
         layers: tuple[int, ...] = (64, 32)
         past: int = 50
-        activation: str = "dice"
+        activation: str = "prelu"
         normalise: bool = False
         unclicked: bool = False
         dropout: float = 0.2
         spread: float = 0.05
 
     name: ClassVar[str] = "din"
-    recipe: ClassVar[Mapping[str, Any]] = {}
+    recipe: ClassVar[Mapping[str, Any]] = {"learning_rate": 0.003, "batch_size": 2048}
 
     def __init__(self, sizes: Sizes, spec: Spec, catalog: Catalog | None = None) -> None:
         super().__init__(sizes, spec, catalog)

@@ -18,6 +18,9 @@ from simlab.rankers.din import DIN
 from simlab.seeds import Seed
 from tests.contracts.rankers import SIZES, catalog, context, interactions, near
 
+SEED_OF_A_HIT = 1
+"""Draws the next item itself once."""
+
 
 def trained(family: type[Ranker], seed: int = 1, **settings: Any) -> Any:
     """Return a ranker that learned a little with these settings."""
@@ -83,7 +86,7 @@ def network(head: InterestHead, c: Context, row: int, item: int, v: Tensor, z: T
 
 SETTINGS: list[dict[str, Any]] = [
     {"unit": 3},
-    {"unit": 50, "activation": "prelu"},
+    {"unit": 50, "activation": "dice"},
     {"unit": 4, "activation": "sigmoid", "normalise": True},
     {"unclicked": True},
     {"unit": 2, "unclicked": True, "normalise": True},
@@ -114,7 +117,7 @@ def test_din_is_its_equation(settings: dict[str, Any]) -> None:
             near(scores[row, column], network(ranker.head, c, row, item, q, z))
 
 
-@pytest.mark.parametrize("settings", [{}, {"activation": "prelu", "unclicked": True}], ids=str)
+@pytest.mark.parametrize("settings", [{}, {"activation": "dice", "unclicked": True}], ids=str)
 def test_dien_is_its_equation_with_a_loop_over_cells(settings: dict[str, Any]) -> None:
     ranker, c = trained(DIEN, **settings), context()
     gru = ranker.extractor
@@ -147,12 +150,12 @@ def test_the_extractor_tells_the_next_click_from_a_drawn_item() -> None:
     ranker.train()
     near(ranker.penalty(), torch.tensor(0.0))
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(4)
+        torch.manual_seed(SEED_OF_A_HIT)
         ranker(c)
         said = ranker.penalty()
-        torch.manual_seed(4)
+        torch.manual_seed(SEED_OF_A_HIT)
         drawn = torch.randint(0, SIZES.n_items, (8, c.history.shape[1] - 1))
-    total, count = torch.tensor(0.0), 0
+    total, count, hits = torch.tensor(0.0), 0, 0
     for row in range(8):
         clicked = shown(ranker, c, row)
         states = ranker.extractor(torch.stack([k for _, k in clicked]).unsqueeze(0))[0][0]
@@ -162,8 +165,10 @@ def test_the_extractor_tells_the_next_click_from_a_drawn_item() -> None:
             total = total - torch.log(torch.sigmoid(states[t] @ k))
             if other != item:
                 total = total - torch.log(1 - torch.sigmoid(states[t] @ ranker.items(torch.tensor(other))))
+            hits += other == item
             count += 1
     assert count > 8
+    assert hits == 1  # the next item itself was drawn once, and is no wrong one
     near(said, 0.7 * total / count)
     ranker.eval()
     near(ranker.penalty(), torch.tensor(0.0))
@@ -208,6 +213,19 @@ def test_a_user_without_history_has_no_interest(family: type[Ranker]) -> None:
         assert isinstance(head, InterestHead)
         near(scores[row, column], network(head, c, row, item, v, torch.zeros_like(v)))
     near(ranker(replace(c, feedback=torch.zeros_like(c.feedback))), scores)
+
+
+@pytest.mark.parametrize("normalise", [False, True])
+def test_the_weight_of_what_does_not_count_is_zero(normalise: bool) -> None:
+    ranker = trained(DIN, normalise=normalise)
+    items, keys = ranker.items(torch.arange(3)).expand(4, -1, -1), ranker.items(torch.arange(20).view(4, 5))
+    there = torch.rand(4, 5, generator=torch.Generator().manual_seed(1)) < 0.5
+    there[2] = False
+    for cands in (items, items.repeat(1, 3, 1)):
+        weights = ranker.weights(cands, keys, there)
+        assert torch.equal(weights != 0, there.unsqueeze(1).expand_as(weights))
+        if normalise:
+            near(weights.sum(2), there.any(1, keepdim=True).float().expand(4, cands.shape[1]))
 
 
 @pytest.mark.parametrize("family", [DIN, DIEN])
@@ -281,7 +299,7 @@ def test_dice_takes_its_statistics_from_what_is_there() -> None:
 
 @pytest.mark.parametrize("family", [DIN, DIEN])
 def test_padding_never_matters_in_training(family: type[Ranker]) -> None:
-    ranker, c = trained(family).train(), context()
+    ranker, c = trained(family, activation="dice").train(), context()
     pads = torch.full((8, 5), -1)
     wide = replace(
         c, history=torch.cat([pads, c.history], 1), feedback=torch.cat([torch.ones(8, 5), c.feedback], 1)
