@@ -92,7 +92,7 @@ class RecBole(Interactions):
         path = self._path(what)
         if not path.is_file():
             raise BadInput(f"{path} is not there: {_HINT}")
-        with path.open(encoding="utf8", errors="replace") as file:
+        with path.open(encoding="utf-8-sig", errors="replace") as file:
             line = file.readline().rstrip("\r\n")
         kinds: dict[str, str] = {}
         for cell in line.split("\t"):

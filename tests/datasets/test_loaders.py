@@ -122,6 +122,9 @@ def test_recbole_takes_every_type(tmp_path: Path) -> None:
     assert log.features is not None
     assert log.features.tolist() == [[1.5], [2.5], [3.5]]
     assert [f.name for f in more.catalog().fields] == ["brand"]
+    whole, inter = data.load(), tmp_path / "tiny.inter"
+    inter.write_bytes(b"\xef\xbb\xbf" + inter.read_bytes())  # as some editors save UTF-8
+    assert data.load() == whole
     (tmp_path / "tiny.user").unlink()
     assert data.load().categories is None
 
@@ -147,6 +150,17 @@ def test_recbole_against_pandas() -> None:
         assert np.array_equal(np.array(labels[name])[log.categories[:, column]], wanted)
     genres = [sorted(set(g)) for g in field(catalog, "class")]
     assert genres == [sorted(set(g.split())) for g in items["class:token_seq"].loc[list(log.item_names)]]
+
+
+@pytest.mark.skipif(not (SHARED / "data/ml-100k").is_dir(), reason="MovieLens-100K is not here")
+def test_movielens_is_the_same_in_either_layout(tmp_path: Path) -> None:
+    """The rows of ml-100k.inter are those of u.data, below a header."""
+    root = SHARED / "data/ml-100k"
+    (tmp_path / "u.data").write_text((root / "ml-100k.inter").read_text("utf8").partition("\n")[2], "utf8")
+    for more in ({}, {"threshold": 4}, {"value": "rating"}):
+        ours: Any = MovieLens(root=tmp_path, sides=False, **more)
+        theirs: Any = RecBole(root=root, sides=False, **more)
+        assert ours.load() == theirs.load()
 
 
 def test_lastfm_hetrec(tmp_path: Path) -> None:
