@@ -67,7 +67,7 @@ class SequenceRanker(Ranker):
         length = (history >= 0).sum(1)
         order = length.argsort(stable=True)
         states = []
-        for rows in order.split(PIECE):
+        for rows in torch.split(order, PIECE):
             width = int(length[rows[-1]])
             states.append(self.last(history[rows][:, history.shape[1] - width :]))
         return torch.cat(states)[order.argsort()] + said
@@ -110,4 +110,4 @@ class ForwardRanker(SequenceRanker):
         states = self.states(history.gather(1, (column + pads) % width))
         first = torch.arange(0, rows * width, width, device=history.device).unsqueeze(1)
         back = ((column - pads) % width + first).flatten()
-        return states.flatten(0, 1).index_select(0, back).unflatten(0, (rows, width))
+        return states.flatten(0, 1).index_select(0, back).view(rows, width, -1)
