@@ -47,7 +47,16 @@ class AutoRec(Ranker):
         spread: float = 0.05
 
     name: ClassVar[str] = "autorec"
-    recipe: ClassVar[Mapping[str, Any]] = {"unit": "user", "loss": "bce"}
+    recipe: ClassVar[Mapping[str, Any]] = {
+        "unit": "user",
+        "loss": "bce",
+        "epochs": 100,
+        "batch_size": 128,
+        "learning_rate": 0.003,
+        "weight_decay": 0.1,
+        "judge": "ndcg",
+        "patience": 15,
+    }
 
     def __init__(self, sizes: Sizes, spec: Spec, catalog: Catalog | None = None) -> None:
         super().__init__(sizes, spec, catalog)

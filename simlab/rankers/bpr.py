@@ -27,4 +27,14 @@ class BPR(MF):
         spread: float = 0.1
 
     name: ClassVar[str] = "bpr"
-    recipe: ClassVar[Mapping[str, Any]] = {"loss": "bpr", "negatives": 1, "split": "round"}
+    recipe: ClassVar[Mapping[str, Any]] = {
+        "loss": "bpr",
+        "negatives": 1,
+        "epochs": 40,
+        "batch_size": 2048,
+        "learning_rate": 0.003,
+        "weight_decay": 0.3,
+        "split": "round",
+        "judge": "ndcg",
+        "patience": 8,
+    }

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from simlab.context import Catalog, Context
-from simlab.rankers._ncf import NCF
+from simlab.rankers._ncf import NCF, RECIPE
 from simlab.rankers.contract import Sizes
 
 
@@ -35,7 +35,7 @@ class GMF(NCF):
         spread: float = 0.1
 
     name: ClassVar[str] = "gmf"
-    recipe: ClassVar[Mapping[str, Any]] = {"loss": "bce", "negatives": 4, "split": "round"}
+    recipe: ClassVar[Mapping[str, Any]] = RECIPE
 
     def __init__(self, sizes: Sizes, spec: Spec, catalog: Catalog | None = None) -> None:
         super().__init__(sizes, spec, catalog, product=True)

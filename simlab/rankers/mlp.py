@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from simlab.context import Catalog
-from simlab.rankers._ncf import NCF
+from simlab.rankers._ncf import NCF, RECIPE
 from simlab.rankers.contract import Sizes
 
 
@@ -37,7 +37,7 @@ class MLP(NCF):
         spread: float = 0.1
 
     name: ClassVar[str] = "mlp"
-    recipe: ClassVar[Mapping[str, Any]] = {"loss": "bce", "negatives": 4, "split": "round"}
+    recipe: ClassVar[Mapping[str, Any]] = RECIPE
 
     def __init__(self, sizes: Sizes, spec: Spec, catalog: Catalog | None = None) -> None:
         super().__init__(sizes, spec, catalog, product=False, layers=spec.layers, dropout=spec.dropout)

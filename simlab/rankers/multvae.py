@@ -55,7 +55,15 @@ class MultVAE(Ranker):
         spread: float = 0.05
 
     name: ClassVar[str] = "multvae"
-    recipe: ClassVar[Mapping[str, Any]] = {"unit": "user", "loss": "softmax"}
+    recipe: ClassVar[Mapping[str, Any]] = {
+        "unit": "user",
+        "loss": "softmax",
+        "epochs": 100,
+        "batch_size": 128,
+        "learning_rate": 0.003,
+        "judge": "ndcg",
+        "patience": 15,
+    }
 
     def __init__(self, sizes: Sizes, spec: Spec, catalog: Catalog | None = None) -> None:
         super().__init__(sizes, spec, catalog)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from simlab.context import Catalog
-from simlab.rankers._ncf import NCF
+from simlab.rankers._ncf import NCF, RECIPE
 from simlab.rankers.contract import Sizes
 
 
@@ -38,7 +38,7 @@ class NeuMF(NCF):
         spread: float = 0.1
 
     name: ClassVar[str] = "neumf"
-    recipe: ClassVar[Mapping[str, Any]] = {"loss": "bce", "negatives": 4, "split": "round"}
+    recipe: ClassVar[Mapping[str, Any]] = RECIPE
 
     def __init__(self, sizes: Sizes, spec: Spec, catalog: Catalog | None = None) -> None:
         super().__init__(sizes, spec, catalog, product=True, layers=spec.layers, dropout=spec.dropout)
