@@ -50,9 +50,11 @@ class GRU4Rec(ForwardRanker):
     recipe: ClassVar[Mapping[str, Any]] = {
         "unit": "token",
         "loss": "softmax",
-        "epochs": 100,
-        "learning_rate": 0.001,
-        "patience": 10,
+        "epochs": 60,
+        "min_steps": 16,
+        "learning_rate": 0.002,
+        "weight_decay": 0.0,
+        "patience": 15,
         "bf16": True,
     }
 

@@ -51,8 +51,10 @@ class SASRec(ForwardRanker):
         "unit": "token",
         "loss": "softmax",
         "epochs": 100,
+        "min_steps": 16,
         "learning_rate": 0.001,
-        "patience": 10,
+        "weight_decay": 0.0,
+        "patience": 20,
         "bf16": True,
     }
 
