@@ -8,7 +8,6 @@ from torch.nn import functional
 from simlab.context import PAD, Catalog, Context
 from simlab.rankers.contract import Sizes
 
-
 FEW = 8
 """Up to so many candidates a row are taken one by one: small batched products are slow."""
 
@@ -38,7 +37,8 @@ class ItemTable(nn.Module):
         self.features: Tensor
         self.vectors: Tensor
         self.register_buffer("features", standardised(features))
-        self.register_buffer("vectors", torch.zeros(n_items, 0) if vectors is None else vectors.float())
+        given = torch.zeros(n_items, 0) if vectors is None else vectors.float().clone()
+        self.register_buffer("vectors", given)
         self.from_features = nn.Linear(features.shape[1], dim, bias=False) if features.shape[1] else None
         self.from_vectors = nn.Linear(self.vectors.shape[1], dim, bias=False) if vectors is not None else None
         self.fields = nn.ModuleList(nn.Embedding(f.size, dim) for f in fields)

@@ -46,7 +46,10 @@ CASES: list[tuple[Callable[[], Any], str]] = [
         (lambda n=n: gym.make_vec(KEY, num_envs=n, **SMALL), f"num_envs is {n!r}, but it {LEAST} 1")
         for n in (1.5, "3", None, True, 0, -2)
     ),
-    (lambda: make_sb3(KEY, 1.5, **SMALL), f"num_envs is 1.5, but it {LEAST} 1"),
+    (
+        lambda: make_sb3(KEY, 1.5, **SMALL),  # type: ignore[arg-type]
+        f"num_envs is 1.5, but it {LEAST} 1",
+    ),
     (lambda: gym.make(KEY, strict="no", **SMALL), "strict is 'no', but it is True or False"),
     (lambda: gym.make(KEY, flat=1, **SMALL), "flat is 1, but it is True or False"),
     (lambda: gym.make_vec(KEY, tensors=0, **SMALL), "tensors is 0, but it is True or False"),
