@@ -56,7 +56,14 @@ class DCNv2(FieldRanker):
         spread: float = 0.01
 
     name: ClassVar[str] = "dcn_v2"
-    recipe: ClassVar[Mapping[str, Any]] = {}
+    recipe: ClassVar[Mapping[str, Any]] = {
+        "batch_size": 512,
+        "learning_rate": 5e-4,
+        "weight_decay": 1.0,
+        "epochs": 30,
+        "patience": 5,
+        "split": "round",
+    }
     linear: ClassVar[bool] = False
 
     def __init__(self, sizes: Sizes, spec: Spec, catalog: Catalog | None = None) -> None:

@@ -43,7 +43,14 @@ class DeepFM(FieldRanker):
         spread: float = 0.01
 
     name: ClassVar[str] = "deepfm"
-    recipe: ClassVar[Mapping[str, Any]] = {}
+    recipe: ClassVar[Mapping[str, Any]] = {
+        "batch_size": 512,
+        "learning_rate": 5e-4,
+        "weight_decay": 1.0,
+        "epochs": 30,
+        "patience": 5,
+        "split": "round",
+    }
 
     def __init__(self, sizes: Sizes, spec: Spec, catalog: Catalog | None = None) -> None:
         super().__init__(sizes, spec, catalog)

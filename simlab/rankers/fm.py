@@ -33,10 +33,17 @@ class FM(FieldRanker):
 
         dim: int = 10
         past: int = 50
-        spread: float = 0.01
+        spread: float = 0.1
 
     name: ClassVar[str] = "fm"
-    recipe: ClassVar[Mapping[str, Any]] = {}
+    recipe: ClassVar[Mapping[str, Any]] = {
+        "batch_size": 512,
+        "learning_rate": 1e-3,
+        "weight_decay": 0.3,
+        "epochs": 30,
+        "patience": 5,
+        "split": "round",
+    }
 
     def user_side(self, fields: Float[Tensor, "user field width"]) -> Float[Tensor, "user dim"]:
         """Return [Σ v, 1, Σ w + pairs + w_0]."""

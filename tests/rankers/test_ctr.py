@@ -3,8 +3,10 @@
 from dataclasses import replace
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
+from sklearn.metrics import roc_auc_score
 from torch import Tensor
 from torch.nn import functional
 
@@ -19,7 +21,9 @@ from simlab.rankers.nfm import NFM
 from simlab.rankers.wide_deep import WideDeep
 from simlab.rankers.xdeepfm import XDeepFM
 from simlab.seeds import Seed
+from simlab.training.fit import fit
 from tests.contracts.rankers import SIZES, catalog, context, make, near
+from tests.rankers import ctr_case
 
 FAMILIES: list[type[FieldRanker]] = [FM, NFM, WideDeep, DeepFM, XDeepFM, DCNv2]
 
@@ -310,3 +314,45 @@ def test_refusals() -> None:
         WideDeep.build(replace(SIZES, categories=()), {"crosses": 10})
     with pytest.raises(BadInput, match="deepfm is not an inner product"):
         DeepFM.build(SIZES, {}).item_vectors()
+
+
+def test_the_case_is_as_it_says() -> None:
+    """Histories by the stated rule, from the log's own columns; the order within a second is the file's."""
+    case = ctr_case.load()
+    log = case.log
+    assert log.click is not None
+    assert log.step is not None
+    assert len(log) == 100_000
+    assert log.category_sizes == (7, 2, 21)
+    assert [len(case.rounds(s)) for s in ("train", "valid", "test")] == [80_000, 10_000, 10_000]
+    stamp = torch.from_numpy(pd.read_parquet(ctr_case.CASE)["timestamp"].to_numpy(copy=True))
+    train = torch.from_numpy(case.split == "train")
+    order = log.order()
+    for user in (0, 21, 404):
+        mine = order[log.user[order] == user]
+        assert torch.equal(log.step[mine], torch.arange(len(mine)))
+        assert bool((stamp[mine].diff() >= 0).all())
+        for row in mine[::7].tolist():
+            before = mine[train[mine] & (stamp[mine] < stamp[row])][-50:]
+            begin = 50 - len(before)
+            assert torch.equal(case.history[row, begin:], log.slate[before, 0])
+            assert torch.equal(case.feedback[row, begin:], log.click[before, 0].float())
+            assert bool((case.history[row, :begin] == -1).all())
+    genres = case.catalog.fields[1]
+    assert [genres.labels[g] for g in genres.values[0] if g >= 0] == ["Animation", "Children's", "Comedy"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("family", "least"), [(WideDeep, 0.78), (DeepFM, 0.78), (XDeepFM, 0.775), (FM, 0.765)]
+)
+def test_auc_on_movielens(family: type[FieldRanker], least: float) -> None:
+    """One seed; the standard error of an AUC of 10,000 rows is 0.0046. Others reach .780, .783 and .773."""
+    case = ctr_case.load()
+    log, held = case.fitting()
+    ranker = family.build(Sizes.of(case.log), {"past": 0}, case.catalog, Seed(0))
+    fit(ranker, log, seed=Seed(0), held=held)
+    rows = case.rounds("test")
+    with torch.no_grad():
+        logits = torch.cat([ranker(case.context(some, 0))[:, 0] for some in torch.split(rows, 4096)])
+    assert roc_auc_score(case.label(rows), logits) >= least
