@@ -103,7 +103,7 @@ def multi_hot(context: Context, past: int, n_items: int) -> Float[Tensor, "user 
     """Return 1 for each item that the user clicked among the last `past` of the history, else 0."""
     history, feedback = context.history[:, -past:], context.feedback[:, -past:]
     clicked = (feedback > 0) & (history >= 0) & (history < n_items)
-    hot = torch.zeros(len(context), n_items + 1, device=context.device)
+    hot = torch.zeros(len(context), n_items + 1, dtype=context.features.dtype, device=context.device)
     hot.scatter_(1, history.where(clicked, n_items), 1.0)  # what is no click lands in the last column
     return hot[:, :n_items]
 
