@@ -1,9 +1,10 @@
 """What multi-task families share: one input for all heads, cheap for many candidates, parallel networks."""
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -61,6 +62,8 @@ class MultiTask(Ranker):
     Raises:
         BadInput: for heads without a name, with the same name or of an unknown kind, or an unknown `rank_by`.
     """
+
+    recipe: ClassVar[Mapping[str, Any]] = {"learning_rate": 0.003, "batch_size": 2048}
 
     def __init__(self, sizes: Sizes, spec: Any, bottom_width: int, catalog: Catalog | None = None) -> None:
         super().__init__(sizes, spec, catalog)

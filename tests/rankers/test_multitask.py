@@ -10,13 +10,15 @@ from torch.nn import functional
 
 from simlab.context import Context
 from simlab.errors import BadInput
+from simlab.log import Log
 from simlab.rankers._multitask import MultiTask, Networks
-from simlab.rankers.contract import Ranker
+from simlab.rankers.contract import Ranker, Sizes
 from simlab.rankers.esmm import ESMM
 from simlab.rankers.mmoe import MMoE
 from simlab.rankers.shared_bottom import SharedBottom
 from simlab.rankers.soft_sharing import SoftSharing
 from simlab.seeds import Seed
+from simlab.training.fit import FitSettings, fit
 from simlab.training.store import load_ranker, save_ranker
 from tests.contracts.rankers import SIZES, catalog, context, near
 
@@ -280,3 +282,21 @@ def test_heads_that_cannot_be_are_named(family: type[MultiTask]) -> None:
         assert torch.equal(one(context()), one.score_tasks(context())[:, :, 0])
     if family is MMoE:
         refuse("at least one expert, not 0", experts=0)
+
+
+def test_fit_teaches_each_head_its_outcome() -> None:
+    """Item 0 is never clicked, 1 is clicked for a minute, 2 is clicked and bought in three minutes."""
+    g = torch.Generator().manual_seed(0)
+    slate = torch.rand(300, 3, generator=g).topk(2).indices
+    click = (slate > 0).double()
+    minutes = torch.where(slate > 0, 2.0 * slate - 1, torch.nan)  # unknown where nothing was clicked
+    log = Log(torch.arange(300) % 10, slate, torch.full((300,), 1 / 6.0), click.sum(1), 3, click=click)
+    ranker = ESMM.build(Sizes.of(log), {**THREE, "past": 0}, None, Seed(0))
+    outcomes = {"convert": (slate == 2).float(), "dwell": minutes}
+    fit(ranker, log, seed=Seed(0), outcomes=outcomes, settings=FitSettings(epochs=30, validation=0.0))
+    everything = Context.of(torch.arange(10), 3)
+    said = ranker.score_tasks(everything)
+    chance = said[..., :2].sigmoid()
+    near_enough = torch.tensor([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0]]).expand(10, 3, 2)
+    assert bool(((chance - near_enough).abs() < 0.2).all())
+    assert bool(((said[:, 1:, 2] - torch.tensor([1.0, 3.0])).abs() < 0.3).all())
