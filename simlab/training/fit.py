@@ -171,7 +171,7 @@ class _Loop:
             torch.full_like(source.log.user, ranker.sizes.n_users) if by_user else source.log.user
         )
         ranker.prepare(source.interactions(train))
-        self.unit, self.held_unit = (unit_of(ranker, source, settings) for _ in range(2))
+        self.unit, self.held_unit = (unit_of(ranker, source, settings, held=h) for h in (False, True))
         free = 0
         if settings.position_bias:
             if source.slot is None:

@@ -179,10 +179,17 @@ class Rounds:
 
 
 class Tokens:
-    """A row is a window of a user's clicks, with a target at every token."""
+    """A row is a window of a user's clicks, with a target at every token.
 
-    def __init__(self, source: Source, settings: FitSettings, past: int) -> None:
-        self.source, self.settings, self.past = source, settings, past
+    Args:
+        source: the log.
+        settings: of training.
+        past: inputs of a window.
+        held: whether it judges: then every click is an input, and only what is held out is a target.
+    """
+
+    def __init__(self, source: Source, settings: FitSettings, past: int, held: bool = False) -> None:
+        self.source, self.settings, self.past, self.held = source, settings, past, held
         self.examples = 1
         self.counts = torch.zeros(0)
         device = source.log.slate.device
@@ -204,7 +211,7 @@ class Tokens:
         source, past = self.source, self.past
         kept = torch.zeros(len(source.log), dtype=torch.bool, device=rounds.device)
         kept[rounds] = True
-        order = source.order[kept[source.order]]
+        order = source.order if self.held else source.order[kept[source.order]]
         clicked = source.clicked[order].reshape(-1)
         slots = source.log.slots
         item = source.log.slate[order].reshape(-1)[clicked]
@@ -221,8 +228,6 @@ class Tokens:
         end = torch.where(last, place, n).flip(0).cummin(0).values.flip(0)
         # A window ends at every past-th click, counted back from the user's newest, unless it has no target.
         closes = ((end - place) % past == 0) & (place > begin)
-        if not bool(closes.any()):
-            raise BadInput("no user clicked twice, so no token has a next one: unit token has no targets")
         end_at = place[closes].unsqueeze(1)
         span = end_at + torch.arange(-past, 1, device=item.device)
         known = span >= begin[closes].unsqueeze(1)
@@ -235,8 +240,13 @@ class Tokens:
         is_target = known.clone()
         is_target[:, 0] = False
         is_target[:, 1:] &= known[:, :-1]
-        self.is_target = is_target
-        self.counts = is_target.sum(1)
+        is_target &= kept[self.rounds]
+        some = is_target.any(1)
+        if not bool(some.any()):
+            raise BadInput("no user clicked twice, so no token has a next one: unit token has no targets")
+        self.items, self.rounds, self.weight = self.items[some], self.rounds[some], self.weight[some]
+        self.length, self.is_target = self.length[some], is_target[some]
+        self.counts = self.is_target.sum(1)
 
     def order(self, seed: Seed, rows: int) -> list[Tensor]:
         """Return batches of windows of about the same length, with about `rows` targets each.
@@ -265,7 +275,7 @@ class Tokens:
         window = self.items[index][:, -width:]
         rounds, weight = self.rounds[index][:, -width:], self.weight[index][:, -width:]
         if ranker.cloze:
-            inputs, there = self._masked(ranker, window)
+            inputs, there = self._masked(ranker, window, self.is_target[index][:, -width:])
             states = ranker.hidden(inputs)[there]
         else:
             there = self.is_target[index][:, -width:]
@@ -280,16 +290,14 @@ class Tokens:
         return self._against(ranker, states, target, weight)
 
     def _masked(
-        self, ranker: Ranker, window: Int[Tensor, "row past"]
+        self, ranker: Ranker, window: Int[Tensor, "row past"], target: Bool[Tensor, "row past"]
     ) -> tuple[Int[Tensor, "row past"], Bool[Tensor, "row past"]]:
-        """Hide a share of the tokens; of one row in ten the newest alone, as it will be asked."""
-        luck = torch.rand(window.shape, device=window.device)
-        hide = luck < self.settings.masked
-        newest = torch.zeros_like(hide)
-        newest[:, -1] = True
+        """Hide a share of the targets; of one row in ten the newest alone, as it will be asked."""
+        hide = (torch.rand(window.shape, device=window.device) < self.settings.masked) & target
+        place = torch.arange(window.shape[1], device=window.device)
+        newest = place == (place * target).amax(1, keepdim=True)
         only = torch.rand(len(window), 1, device=window.device) < 0.1
-        hide = torch.where(only, newest, hide) & (window >= 0)
-        hide[:, -1] |= ~hide.any(1)  # every row has something to say
+        hide = torch.where(only | ~hide.any(1, keepdim=True), newest, hide)  # every row has something to say
         return window.masked_fill(hide, ranker.sizes.n_items), hide
 
     def _against(
@@ -348,39 +356,66 @@ class Tokens:
 
 
 class Users:
-    """A row is a user: all of the user's clicks are the input, and the target over the whole catalogue."""
+    """A row is a user: all of the user's clicks are the input, and the target over the whole catalogue.
 
-    def __init__(self, source: Source, settings: FitSettings, past: int) -> None:
-        self.source, self.settings, self.past = source, settings, past
+    Args:
+        source: the log.
+        settings: of training.
+        past: clicks of an input at most.
+        held: whether it judges: then the target is what is held out, and the input the user's other clicks,
+            if there are any.
+    """
+
+    def __init__(self, source: Source, settings: FitSettings, past: int, held: bool = False) -> None:
+        self.source, self.settings, self.past, self.held = source, settings, past, held
         self.examples = 1
         device = source.log.slate.device
         self.history = torch.zeros(0, 0, dtype=torch.long, device=device)
-        self.weight = torch.zeros(0, 0, device=device)
+        self.target, self.weight = self.history, torch.zeros(0, 0, device=device)
         self.round = torch.zeros(0, dtype=torch.long, device=device)
 
     def lay(self, rounds: Int[Tensor, " round"], seed: Seed) -> int:
-        """Gather each user's clicks, the newest `past` of them."""
-        source = self.source
-        kept = torch.zeros(len(source.log), dtype=torch.bool, device=rounds.device)
+        """Gather each user's clicks, the newest `past` of them; return how many users there are."""
+        kept = torch.zeros(len(self.source.log), dtype=torch.bool, device=rounds.device)
         kept[rounds] = True
+        self.target, self.weight, self.round = self._gather(kept)
+        self.history = self.target
+        if self.held and not bool(kept.all()):
+            user = self.source.log.user
+            others, _, at = self._gather(~kept & torch.isin(user, user[self.round]))
+            where = torch.searchsorted(user[at], user[self.round]).clamp(max=len(at) - 1)
+            known = user[at][where] == user[self.round]
+            wide = max(others.shape[1], self.target.shape[1])
+            self.target, others = _widened(self.target, wide), _widened(others, wide)
+            self.weight = functional.pad(self.weight, (wide - self.weight.shape[1], 0))
+            self.history = torch.where(known.unsqueeze(1), others[where], self.target)
+        return len(self.round)
+
+    def _gather(
+        self, kept: Bool[Tensor, " round"]
+    ) -> tuple[Int[Tensor, "row past"], Float[Tensor, "row past"], Int[Tensor, " row"]]:
+        """Return each user's clicks in these rounds, their weights, and the newest's round; by user id."""
+        source = self.source
         order = source.order[kept[source.order]]
         clicked = source.clicked[order].reshape(-1)
         item = source.log.slate[order].reshape(-1)[clicked]
         at = order.repeat_interleave(source.log.slots)[clicked]
         weight = (source.weight * source.target)[order].reshape(-1)[clicked].float()
+        if len(item) == 0 and not self.held:
+            n = int(kept.sum())
+            raise BadInput(f"nothing was clicked in {n} rounds, so there is nothing to learn from")
         if len(item) == 0:
-            raise BadInput(f"nothing was clicked in {len(rounds)} rounds, so there is nothing to learn from")
+            return self.history[:0], self.weight[:0], self.round[:0]
         _, row, count = torch.unique_consecutive(source.log.user[at], return_inverse=True, return_counts=True)
         width = min(int(count.max()), self.past)
         column = torch.arange(len(item), device=item.device) - (count.cumsum(0) - count)[row]
         column = column + width - count[row]  # the newest at the right end
         keep = column >= 0
-        self.history = torch.full((len(count), width), PAD, device=item.device)
-        self.weight = torch.zeros(len(count), width, device=item.device)
-        self.history[row[keep], column[keep]] = item[keep]
-        self.weight[row[keep], column[keep]] = weight[keep]
-        self.round = at[count.cumsum(0) - 1]
-        return len(count)
+        found = torch.full((len(count), width), PAD, device=item.device)
+        weights = torch.zeros(len(count), width, device=item.device)
+        found[row[keep], column[keep]] = item[keep]
+        weights[row[keep], column[keep]] = weight[keep]
+        return found, weights, at[count.cumsum(0) - 1]
 
     def order(self, seed: Seed, rows: int) -> list[Tensor]:
         """Shuffle the users."""
@@ -388,7 +423,7 @@ class Users:
 
     def loss(self, ranker: Ranker, index: Int[Tensor, " row"], user: Int[Tensor, " round"]) -> Parts:
         """Reconstruct the users' clicks: a sum over the catalogue for each user, so that penalties match."""
-        history, weight, at = self.history[index], self.weight[index], self.round[index]
+        history, aim, at = self.history[index], self.target[index], self.round[index]
         context = self.source.context(at, user[at])
         known = history >= 0
         context = type(context)(
@@ -402,9 +437,14 @@ class Users:
         )
         logits = ranker.score_all(context).float()
         target = torch.zeros_like(logits)
-        target.scatter_reduce_(1, history.clamp(min=0), weight * known, "amax")
+        target.scatter_reduce_(1, aim.clamp(min=0), self.weight[index] * (aim >= 0), "amax")
         above, _ = losses.LOSSES[self.settings.loss](logits, target, torch.ones_like(target))
         return one((above, above.new_tensor(float(len(index)))))
+
+
+def _widened(ids: Int[Tensor, "row past"], wide: int) -> Int[Tensor, "row wide"]:
+    """Return ids with -1 to the left."""
+    return functional.pad(ids, (wide - ids.shape[1], 0), value=PAD)
 
 
 def one(found: tuple[Tensor, Tensor]) -> Parts:
@@ -412,16 +452,16 @@ def one(found: tuple[Tensor, Tensor]) -> Parts:
     return found[0].reshape(1), found[1].reshape(1)
 
 
-def unit_of(ranker: Ranker, source: Source, settings: FitSettings) -> Unit:
-    """Return the unit that the settings name.
+def unit_of(ranker: Ranker, source: Source, settings: FitSettings, held: bool = False) -> Unit:
+    """Return the unit that the settings name, to train or to judge what is held out.
 
     Raises:
         BadInput: if the family cannot be trained so.
     """
     makers: dict[str, Callable[[], Unit]] = {
         "round": lambda: Rounds(source, settings),
-        "token": lambda: Tokens(source, settings, source.past),
-        "user": lambda: Users(source, settings, max(source.past, 1)),
+        "token": lambda: Tokens(source, settings, source.past, held),
+        "user": lambda: Users(source, settings, max(source.past, 1), held),
     }
     if settings.unit == "token" and not isinstance(ranker, SequenceRanker):
         raise BadInput(f"unit token is for sequence families, and {ranker.name} is none")

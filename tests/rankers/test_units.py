@@ -327,3 +327,73 @@ def test_refusals() -> None:
         FitSettings.of(MF, epoch=3)
     with pytest.raises(BadInput, match="all 14 rounds are held out"):
         fit(a_ranker(MF, log), log, seed=Seed(0), held=torch.ones(len(log), dtype=torch.bool))
+
+
+def test_a_held_token_is_predicted_from_every_click_before_it() -> None:
+    """The inputs of a held-out target are the training clicks; a held-out click alone is enough to judge."""
+    log = log_of(CLICKS)
+    ranker = a_ranker(Summing, log)
+    assert isinstance(ranker, Summing)
+    unit = Tokens(Source(log, 3), FitSettings(unit="token", loss="softmax"), 3, held=True)
+    assert unit.lay(torch.tensor([7, 11]), Seed(0)) == 2
+    above, below = unit.loss(ranker, torch.arange(len(unit.items)), log.user)
+    table = ranker.item_vectors()
+    # Windows end at the user's newest click and hold three inputs: 5 6 7 | 8 and 9 1 | 9.
+    expected = [
+        -(table @ table[[5, 6, 7]].sum(0)).log_softmax(0)[8],
+        -(table @ table[[9, 1]].sum(0)).log_softmax(0)[9],
+    ]
+    torch.testing.assert_close(above[0], expected[0] + expected[1])
+    assert float(below[0]) == 2
+
+
+def test_a_held_user_is_judged_on_what_the_others_do_not_show() -> None:
+    log = log_of(CLICKS)
+    ranker = a_ranker(MF, log)
+    unit = Users(Source(log, 50), FitSettings(unit="user", loss="softmax"), 50, held=True)
+    held = torch.tensor([7, 8, 11])  # user 0's last click, all of user 1, user 2's last
+    assert unit.lay(held, Seed(0)) == 3
+    above, below = unit.loss(ranker, torch.arange(3), log.user)
+    total = torch.zeros(())
+    for user, history, target in ((0, [1, 2, 3, 4, 5, 6, 7], 8), (1, [3], 3), (2, [9, 1], 9)):
+        ids = torch.tensor([history])
+        context = Context.of(torch.tensor([user]), ITEMS, history=ids, feedback=torch.ones(ids.shape))
+        total = total - ranker(context)[0].log_softmax(0)[target]
+    torch.testing.assert_close(above[0], total)
+    assert float(below[0]) == 3
+
+
+class Filling(Summing):
+    """A family that fills in: what it is shown is kept."""
+
+    name: ClassVar[str] = "filling"
+    cloze: ClassVar[bool] = True
+    shown: ClassVar[list[Tensor]] = []
+
+    def hidden(self, history: Int[Tensor, "user past"]) -> Float[Tensor, "user past dim"]:
+        Filling.shown.append(history)
+        return super().hidden(history)
+
+
+def test_a_cloze_hides_targets_and_says_them() -> None:
+    log = log_of(CLICKS)
+    ranker = a_ranker(Filling, log)
+    assert isinstance(ranker, Filling)
+    unit = Tokens(Source(log, 3), FitSettings(unit="token", loss="softmax", masked=0.5), 3)
+    unit.lay(every(log), Seed(0))
+    index = torch.arange(len(unit.items)).repeat(400)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        _, below = unit.loss(ranker, index, log.user)
+    shown = Filling.shown[-1]
+    hidden = shown == ITEMS
+    assert int(below[0]) == int(hidden.sum())
+    target = unit.is_target[index][:, -3:]
+    assert not bool((hidden & ~target).any())
+    assert bool(hidden.any(1).all())
+    three = (
+        target.sum(1) == 3
+    )  # half of three; the newest alone in a tenth, or where none is
+    share = float(hidden[three].sum(1).float().mean())
+    exact = 0.9 * (1.5 + 0.125) + 0.1
+    assert share == pytest.approx(exact, abs=0.1)
