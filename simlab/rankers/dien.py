@@ -125,7 +125,8 @@ class DIEN(Ranker):
             gates, new = self.evolve_state(evolved).tensor_split([2 * d], dim=2)
             reset, update = (to_gates.unsqueeze(1) + gates).sigmoid().chunk(2, dim=2)
             new = torch.addcmul(to_new.unsqueeze(1), reset, new).tanh()
-            evolved = evolved.lerp(new, update * share.unsqueeze(2))
+            step = (update * share.unsqueeze(2)).to(evolved.dtype)  # autocast mixes types, and lerp does not
+            evolved = evolved.lerp(new.to(evolved.dtype), step)
         return evolved
 
     def penalty(self) -> Float[Tensor, ""]:

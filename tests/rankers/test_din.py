@@ -348,6 +348,15 @@ def test_a_taste_for_what_was_clicked_is_learned(family: type[Ranker]) -> None:
     assert bool(((ranker(last) > 0) == (target[400:] > 0)).float().mean() > 0.98)
 
 
+@pytest.mark.parametrize(("family", "activation"), [(DIN, "dice"), (DIN, "prelu"), (DIEN, "prelu")])
+def test_bfloat16_is_near(family: type[Ranker], activation: str) -> None:
+    ranker, c = trained(family, activation=activation), context()
+    exact = ranker(c)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert bool(((ranker(c) - exact).abs() < 0.05 * exact.abs().max()).all())
+        torch.autograd.backward(ranker.train()(c).sum() + ranker.penalty())
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("family", [DIN, DIEN])
 def test_clicks_of_movielens_are_told_apart(family: type[Ranker]) -> None:
