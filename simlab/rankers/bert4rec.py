@@ -54,9 +54,13 @@ class BERT4Rec(SequenceRanker):
     recipe: ClassVar[Mapping[str, Any]] = {
         "unit": "token",
         "loss": "softmax",
-        "epochs": 200,
-        "learning_rate": 0.001,
-        "patience": 10,
+        "epochs": 150,
+        "batch_size": 1024,
+        "min_steps": 16,
+        "learning_rate": 0.002,
+        "weight_decay": 0.0,
+        "masked": 0.3,
+        "patience": 20,
         "bf16": True,
     }
 
