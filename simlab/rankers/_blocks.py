@@ -1,5 +1,7 @@
 """Blocks that many families share: an item's vector, a user's vector, and their inner product."""
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -52,21 +54,31 @@ class ItemTable(nn.Module):
 
     def all(self) -> Float[Tensor, "item dim"]:
         """Return the vector of every item."""
-        vector = self.ids.weight
+        return self._joined(self.ids.weight, lambda known: known)
+
+    def _joined(
+        self, vector: Float[Tensor, "row dim"], pick: Callable[[Tensor], Tensor]
+    ) -> Float[Tensor, "row dim"]:
+        """Add what is known of the items, of which `pick` takes the rows."""
         if self.from_features is not None:
-            vector = vector + self.from_features(self.features)
+            vector = vector + self.from_features(pick(self.features))
         if self.from_vectors is not None:
-            vector = vector + self.from_vectors(self.vectors)
+            vector = vector + self.from_vectors(pick(self.vectors))
         for number, table in enumerate(self.fields):
             assert isinstance(table, nn.Embedding)
-            vector = vector + bag(table, self.get_buffer(f"field_{number}"))
+            vector = vector + bag(table, pick(self.get_buffer(f"field_{number}")))
         return vector
 
     def forward(self, items: Int[Tensor, "*any"]) -> Float[Tensor, "*any dim"]:
         """Return the vectors of these items; zeros for an id outside the catalogue (padding, a blank)."""
         known = (items >= 0) & (items < self.n_items)
-        table = self.ids.weight if self.plain else self.all()
-        return functional.embedding(items.where(known, 0), table) * known.unsqueeze(-1)
+        at = items.where(known, 0)
+        if self.plain or items.numel() >= self.n_items:
+            table = self.ids.weight if self.plain else self.all()
+            return functional.embedding(at, table) * known.unsqueeze(-1)
+        flat = at.reshape(-1)
+        vectors = self._joined(functional.embedding(flat, self.ids.weight), lambda known: known[flat])
+        return vectors.view(*items.shape, self.dim) * known.unsqueeze(-1)
 
 
 class UserSide(nn.Module):

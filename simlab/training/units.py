@@ -70,6 +70,8 @@ class Rounds:
         self.examples = 1 if one else settings.negatives + 1 if self.drawn else source.log.slots
         if one and settings.unit == "round" and source.outcomes:
             raise BadInput(f"loss {settings.loss} is of clicks alone: it takes no outcomes")
+        if self.drawn and source.outcomes:
+            raise BadInput("outcomes are of what was shown: they do not go with drawn negatives")
 
     def lay(self, rounds: Int[Tensor, " round"], seed: Seed) -> int:
         """Cut the rounds, and draw the epoch's negatives."""
