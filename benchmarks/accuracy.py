@@ -33,6 +33,7 @@ from benchmarks.harness import machine, write_page
 from simlab.context import Catalog, Context
 from simlab.files import write_whole
 from simlab.log import Log
+from simlab.metrics.classification import auc_summary, log_loss
 from simlab.parts import all_parts, part
 from simlab.rankers.contract import Ranker, Sizes
 from simlab.seeds import Seed
@@ -108,7 +109,7 @@ CTR = ("bias", "fm", "nfm", "wide_deep", "deepfm", "xdeepfm", "dcn_v2", "din", "
 """Families that are judged by click-through; the others rank."""
 
 RANKED, CLICKED = ("ndcg@10", "hit@10", "mrr@10"), ("auc", "log_loss")
-RANK_ONLY = {"epochs": 200, "patience": 10, "judge": "ndcg"}
+RANK_ONLY = {"epochs": 200, "patience": 20, "judge": "ndcg"}
 
 
 def run(family: str, split: Split, task: str, seed: int, progress: bool) -> Result:
