@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -23,9 +23,9 @@ class LightGCN(Ranker):
     the training clicks, which `prepare` lays out as a graph. Layer 0 is what is trained. The graph is
     walked at every training step, and once after training.
 
-    A user who is not in the graph is folded in: N_u is the clicked history, e_u^(0) is zero, and the items'
-    layers stay as they are. A training user folded in from all of the training clicks has the same vector but
-    for e_u^(0) / (L + 1).
+    A user without an id is folded in: N_u is the clicked history, each item once, e_u^(0) is zero, and the
+    items' layers stay as they are. So a training user folded in from all of the training clicks has the same
+    vector but for e_u^(0) / (L + 1). A second `prepare` lays another graph; it does not add to the first.
 
     Source: He et al. (2020), "LightGCN: simplifying and powering graph convolution network for
     recommendation", SIGIR, equations 3, 4 and 8, with α_k = 1 / (L + 1). The paper penalises the squares of
@@ -67,7 +67,8 @@ class LightGCN(Ranker):
         self.register_buffer("user", torch.zeros(spec.edges, dtype=torch.long))
         self.register_buffer("item", torch.zeros(spec.edges, dtype=torch.long))
         self._graph: _Graph | None = None
-        self._kept: tuple[Tensor, Tensor, Tensor] | None = None
+        self._kept: _Walk | None = None
+        self._versions: tuple[int, ...] = ()
 
     def prepare(self, seen: Interactions) -> None:
         """Lay the graph: one edge for each user with an id and clicked item."""
@@ -77,6 +78,12 @@ class LightGCN(Ranker):
         self.user, self.item = edges // self.sizes.n_items, edges % self.sizes.n_items
         self.spec = replace(self.spec, edges=len(edges))  # a saved ranker is built from its spec
         self._graph = self._kept = None
+
+    def _apply(self, *args: Any, **how: Any) -> "LightGCN":
+        """Forget the walk and the graph: they may be on another device, or of another precision."""
+        self._graph = self._kept = None
+        super()._apply(*args, **how)  # type: ignore[no-untyped-call]
+        return self
 
     def train(self, mode: bool = True) -> "LightGCN":
         """Forget the walk: the weights may change."""
@@ -89,16 +96,16 @@ class LightGCN(Ranker):
         self._graph = self._kept = None
         return super().load_state_dict(*args, **how)
 
-    def walk(
-        self,
-    ) -> tuple[Float[Tensor, "member dim"], Float[Tensor, "item dim"], Float[Tensor, "item dim"]]:
-        """Return e_u of each user with an id, e_i of each item, and what folding in adds up of the items."""
-        if self._kept is not None and not torch.is_grad_enabled():
+    def walk(self) -> "_Walk":
+        """Return the vectors of all users with an id and of all items; in eval mode they are kept."""
+        versions = tuple(p._version for p in self.parameters())  # a target network changes in eval mode, too
+        keep = not (self.training or torch.is_grad_enabled())
+        if keep and self._kept is not None and self._versions == versions:
             return self._kept
-        if self._graph is None or self._graph.device != self.user.device:
-            self._graph = _Graph(self.user, self.item, self.sizes.n_users, self.sizes.n_items)
-        graph = self._graph
         users, items = self.users.weight, self.items.all()
+        if self._graph is None:
+            self._graph = _Graph(self.user, self.item, self.sizes.n_users, self.sizes.n_items, users.dtype)
+        graph = self._graph
         user_sum, item_sum, below = users, items, items
         for layer in range(self.layers):
             users, items = graph.to_users(items), graph.to_items(users)
@@ -106,53 +113,72 @@ class LightGCN(Ranker):
             if layer < self.layers - 1:
                 below = below + items
         count = self.layers + 1
-        found = user_sum / count, item_sum / count, below * graph.item_norm.unsqueeze(1) / count
-        if not self.training and not torch.is_grad_enabled():
-            self._kept = found
+        found = _Walk(user_sum / count, item_sum / count, below * graph.item_norm.unsqueeze(1) / count)
+        if keep:
+            self._kept, self._versions = found, versions
         return found
 
     def encode(self, context: Context) -> Float[Tensor, "user dim"]:
-        """Return e_u, folded in where the user has no place in the graph."""
-        users, _, below = self.walk()
-        history = clicked_history(context, self.past, self.sizes.n_items)
-        there = history >= 0
-        share = there / there.sum(1, keepdim=True).clamp(min=1).sqrt()
-        folded = (
-            functional.embedding_bag(
-                history.clamp(min=0), below, mode="sum", per_sample_weights=share.to(below.dtype)
-            )
-            if history.shape[1]
-            else below.new_zeros(len(context), below.shape[1])
-        )
+        """Return e_u, folded in where the user has no id."""
+        return self._encode(context, self.walk())
+
+    def _encode(self, context: Context, walk: "_Walk") -> Float[Tensor, "user dim"]:
         if self.sizes.n_users == 0:
-            return folded
+            return self._folded(context, walk.below)
         known = (context.user >= 0) & (context.user < self.sizes.n_users)
-        own = functional.embedding(context.user.where(known, 0), users)
-        return own.where(known.unsqueeze(1), folded)
+        own = functional.embedding(context.user.where(known, 0), walk.users)
+        # Elsewhere than on a CPU nothing waits for an answer.
+        if known.device.type == "cpu" and bool(known.all()):
+            return own
+        return own.where(known.unsqueeze(1), self._folded(context, walk.below))
+
+    def _folded(self, context: Context, below: Float[Tensor, "item dim"]) -> Float[Tensor, "user dim"]:
+        """Return the vectors of users whose neighbours are their clicked histories."""
+        history = clicked_history(context, self.past, self.sizes.n_items).sort(dim=1).values
+        if history.shape[1] == 0:
+            return below.new_zeros(len(context), below.shape[1])
+        there = history >= 0
+        there[:, 1:] &= history[:, 1:] != history[:, :-1]  # an edge is there or not, as in the graph
+        share = there / there.sum(1, keepdim=True).clamp(min=1).sqrt()
+        return functional.embedding_bag(
+            history.clamp(min=0), below, mode="sum", per_sample_weights=share.to(below.dtype)
+        )
 
     def score(
         self, context: Context, state: Float[Tensor, "user dim"] | None = None
     ) -> Float[Tensor, "user cand"]:
         """Return inner products."""
-        state = self.encode(context) if state is None else state
-        return dot(state, self.item_vectors(), context)
+        walk = self.walk()
+        return dot(self._encode(context, walk) if state is None else state, walk.items, context)
 
     def item_vectors(self) -> Float[Tensor, "item dim"]:
         """Return e_i."""
-        return self.walk()[1]
+        return self.walk().items
+
+
+class _Walk(NamedTuple):
+    """The vectors after all layers, and what a folded-in user adds up of each item."""
+
+    users: Float[Tensor, "member dim"]
+    items: Float[Tensor, "item dim"]
+    below: Float[Tensor, "item dim"]
 
 
 class _Graph:
     """The normalised adjacency, laid out by user and by item, for sums over neighbours."""
 
     def __init__(
-        self, user: Int[Tensor, " edge"], item: Int[Tensor, " edge"], users: int, items: int
+        self,
+        user: Int[Tensor, " edge"],
+        item: Int[Tensor, " edge"],
+        users: int,
+        items: int,
+        dtype: torch.dtype,
     ) -> None:
-        self.device = user.device
         by_user = torch.bincount(user, minlength=users)
         by_item = torch.bincount(item, minlength=items)
-        self.item_norm = by_item.clamp(min=1).float().rsqrt()
-        weight = (by_user[user].float() * by_item[item].float()).rsqrt()
+        self.item_norm = by_item.clamp(min=1).to(dtype).rsqrt()
+        weight = (by_user[user].to(dtype) * by_item[item].to(dtype)).rsqrt()
         order = item.argsort(stable=True)  # the edges come sorted by user
         self.rows = _Rows(item, by_user.cumsum(0) - by_user, weight)
         self.columns = _Rows(user[order], by_item.cumsum(0) - by_item, weight[order])
@@ -181,7 +207,7 @@ class _Rows:
         if len(self.begin) == 0 or len(self.column) == 0:
             return dense.new_zeros(len(self.begin), dense.shape[1])
         return functional.embedding_bag(
-            self.column, dense, self.begin, mode="sum", per_sample_weights=self.weight.to(dense.dtype)
+            self.column, dense, self.begin, mode="sum", per_sample_weights=self.weight
         )
 
 

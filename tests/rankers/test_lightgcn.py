@@ -59,11 +59,12 @@ def test_a_graph_by_hand() -> None:
         ranker.users.weight.copy_(torch.tensor([[1.0], [2.0], [4.0]]))
         ranker.items.ids.weight.copy_(torch.tensor([[8.0], [16.0], [32.0]]))
     ranker.eval()
-    users, items, _ = ranker.walk()
+    users, items, below = ranker.walk()
     user = [(1 + 8 / math.sqrt(2) + 16 / 2) / 2, (2 + 16 / math.sqrt(2)) / 2, 2.0]
     item = [(8 + 1 / math.sqrt(2)) / 2, (16 + 1 / 2 + 2 / math.sqrt(2)) / 2, 16.0]
     near(users[:, 0], torch.tensor(user))
     near(items[:, 0], torch.tensor(item))
+    near(below[:, 0], torch.tensor([8 / 2, 16 / math.sqrt(2) / 2, 32 / 2]))
 
 
 def test_gradients_are_those_of_dense_products() -> None:
@@ -98,11 +99,39 @@ def test_a_folded_in_user_lacks_the_own_vector_alone() -> None:
             torch.tensor([user, 99]),
             SIZES.n_items,
             features=torch.zeros(2, SIZES.n_features),
-            history=mine.expand(2, -1),
-            feedback=torch.ones(2, len(mine)),
+            history=torch.cat([mine, mine[:2]]).expand(2, -1),  # clicked again: one edge, as in the graph
+            feedback=torch.ones(2, len(mine) + 2),
         )
         known, folded = ranker.encode(both)
         near(known - folded, ranker.users.weight[user] / (ranker.layers + 1))
+        near(ranker.encode(both.rows(slice(0, 1)))[0], known)  # nobody to fold in
+
+
+def test_without_ids_a_user_is_the_clicks() -> None:
+    """Then there is no graph: e_i is e_i^(0) / (L + 1), and e_u is Σ e_i / √|N_u| / (L + 1)."""
+    ranker = LightGCN.build(Sizes(0, 6), {"layers": 2, "dim": 4}, None, Seed(3))
+    assert isinstance(ranker, LightGCN)
+    ranker.prepare(edges([(0, 0), (1, 2)]))
+    assert ranker.spec.edges == 0
+    history = torch.tensor([[-1, 2, 5, 1], [-1, -1, -1, -1]])
+    feedback = torch.tensor([[1.0, 1.0, 1.0, 0.0], [0.0, 0.0, 0.0, 0.0]])
+    c = Context.of(torch.tensor([0, 1]), 6, history=history, feedback=feedback)
+    e = ranker.items.ids.weight
+    near(ranker.item_vectors(), e / 3)
+    near(ranker.encode(c), torch.stack([(e[2] + e[5]) / math.sqrt(2) / 3, torch.zeros(4)]))
+
+
+def test_what_nobody_clicked_keeps_its_first_layer() -> None:
+    """Users and items without edges, and clicks that do not count, meet no neighbours."""
+    ranker = LightGCN.build(Sizes(4, 5), {"layers": 3, "dim": 2}, None, Seed(3))
+    assert isinstance(ranker, LightGCN)
+    target, weight = torch.tensor([1.0, 0.0, 1.0]), torch.tensor([1.0, 1.0, 0.0])
+    ranker.prepare(Interactions(torch.tensor([0, 1, 2]), torch.tensor([0, 1, 2]), target, weight))
+    assert (ranker.user.tolist(), ranker.item.tolist()) == ([0], [0])
+    walk = ranker.eval().walk()
+    near(walk.users[1:], ranker.users.weight[1:] / 4)
+    near(walk.items[1:], ranker.items.ids.weight[1:] / 4)
+    near(walk.users[0], (ranker.users.weight[0] + ranker.items.ids.weight[0]) / 2)  # two of each
 
 
 def test_the_walk_is_kept_until_the_weights_may_change() -> None:
@@ -120,6 +149,13 @@ def test_the_walk_is_kept_until_the_weights_may_change() -> None:
         assert not torch.allclose(ranker(c), after)
         ranker.train().eval()
         assert ranker._kept is None
+        before = ranker(c)
+        ranker.users.weight.mul_(2)  # a target network follows in eval mode
+        assert not torch.allclose(ranker(c), before)
+        ranker.double()
+        exact = ranker.encode(c)
+        assert exact.dtype == torch.float64
+        near(exact.float(), ranker.float().encode(c))
 
 
 def test_refusals() -> None:
