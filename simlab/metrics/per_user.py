@@ -1,0 +1,3 @@
+"""One value per user: another name for the class of `simlab.metrics.means`."""
+
+from simlab.metrics.means import PerUser as PerUser
