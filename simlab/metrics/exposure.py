@@ -1,4 +1,4 @@
-"""Exposure: who is shown how much."""
+"""Exposure: who is shown how much. These describe a whole market: they are no means over users."""
 
 import torch
 from jaxtyping import Float, Int
@@ -7,9 +7,14 @@ from torch import Tensor
 from simlab.errors import BadInput
 
 
-def exposure(slate: Int[Tensor, "round slot"], n_items: int) -> Float[Tensor, " item"]:
-    """Return how often each item was shown, float64."""
-    return torch.bincount(slate.reshape(-1), minlength=n_items).double()
+def exposure(
+    slate: Int[Tensor, "round slot"], n_items: int, attention: Float[Tensor, " slot"] | None = None
+) -> Float[Tensor, " item"]:
+    """Return how often each item was shown, float64; or the attention it got, given that of each slot."""
+    if attention is None:
+        return torch.bincount(slate.reshape(-1), minlength=n_items).double()
+    weight = attention.double().expand(slate.shape).reshape(-1)
+    return torch.bincount(slate.reshape(-1), weights=weight, minlength=n_items)
 
 
 def gini(amount: Float[Tensor, " item"]) -> float:
@@ -54,6 +59,38 @@ def per_provider(shown: Float[Tensor, " item"], provider: Int[Tensor, " item"]) 
 def coverage(shown: Float[Tensor, " item"]) -> float:
     """Return the share of the catalogue that was shown at least once."""
     return float((shown > 0).double().mean())
+
+
+def entropy(amount: Float[Tensor, " item"]) -> float:
+    """Return Shannon's entropy -Σ p ln p of the items' shares, in nats: ln n where all have the same.
+
+    RecBole divides it by the number of items that were shown at all; we do not, because showing one more
+    item, once, then lowers it.
+
+    Raises:
+        BadInput: if an amount is negative or nobody got anything.
+    """
+    x = amount.double()
+    if bool((x < 0).any()) or float(x.sum()) <= 0:
+        raise BadInput("an entropy of exposure needs amounts of at least 0 that are not all 0")
+    return float(torch.special.entr(x / x.sum()).sum())
+
+
+def tail(popularity: Float[Tensor, " item"], share: float | int) -> Float[Tensor, " item"]:
+    """Return 1 for the least popular items, `share` of the catalogue (rounded down, at least one), else 0.
+
+    Equally popular items at the border share what is left: the mean over their orders, as everywhere.
+
+    Raises:
+        BadInput: for a share outside (0, 1].
+    """
+    if not 0 < share <= 1:
+        raise BadInput(f"a tail is a share of the items above 0 and at most 1, not {share}")
+    ordered = popularity.sort().values
+    size = max(1, int(len(popularity) * share))
+    border = ordered[size - 1]
+    below, equal = popularity < border, popularity == border
+    return below + equal.double() * (size - below.sum()) / equal.sum()
 
 
 def drift(before: Float[Tensor, " item"], after: Float[Tensor, " item"]) -> float:

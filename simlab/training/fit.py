@@ -313,9 +313,7 @@ class _Loop:
         if len(self.held_rounds) == 0:
             return None
         if self.settings.judge == "ndcg":
-            return lambda: float(
-                ranks(self.ranker, self.source, self.held_rounds, self.held_user).ndcg().mean()
-            )
+            return lambda: ranks(self.ranker, self.source, self.held_rounds, self.held_user).ndcg(10).mean()
         count = self.held_unit.lay(self.held_rounds, self.seed.split("held"))
         rows = max(1, 4 * self.settings.batch_size // self.held_unit.examples)
         batches = self.held_unit.order(self.seed.split("held order"), min(rows, max(count, 1)))

@@ -1,62 +1,36 @@
 """Judging a ranker on held-out clicks, over the whole catalogue."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from simlab.errors import BadInput
 from simlab.log import Log
+from simlab.metrics.means import PerUser, UserSummary
+from simlab.metrics.target import CELLS, TargetRank, target_rank
 from simlab.rankers.contract import Ranker
-from simlab.statistics import Summary, mean_interval
 from simlab.training.examples import Source
-
-CELLS = 1 << 21
-"""How many (row, item) scores are made at once."""
 
 
 @dataclass(frozen=True)
-class Ranks:
+class Ranks(TargetRank):
     """Where each held-out click stands among the items that its user had not clicked before.
+
+    A click on an item that the user had clicked before is masked, so it has no rank: it is skipped.
 
     Attributes:
         round: the log's row of each click.
-        above: how many items are scored higher.
-        equal: how many other items are scored the same.
-        skipped: clicks on items that the user had clicked before: they are masked, so they have no rank.
     """
 
-    round: Int[Tensor, " click"]
-    above: Int[Tensor, " click"]
-    equal: Int[Tensor, " click"]
-    skipped: int
+    round: Int[Tensor, " user"]
 
-    def ndcg(self, k: int = 10) -> Float[Tensor, " click"]:
-        """Return each click's NDCG@k: 1 / log2(rank + 1), the mean over the orders of equal scores."""
-        gain = 1 / torch.arange(2, k + 2, dtype=torch.float64, device=self.above.device).log2()
-        return self._mean(gain, k)
-
-    def hit(self, k: int = 10) -> Float[Tensor, " click"]:
-        """Return whether each click is among the first k, the mean over the orders of equal scores."""
-        return self._mean(torch.ones(k, dtype=torch.float64, device=self.above.device), k)
-
-    def mrr(self, k: int = 10) -> Float[Tensor, " click"]:
-        """Return each click's reciprocal rank if it is among the first k, the mean over orders."""
-        gain = 1 / torch.arange(1, k + 1, dtype=torch.float64, device=self.above.device)
-        return self._mean(gain, k)
-
-    def _mean(self, gain: Float[Tensor, " k"], k: int) -> Float[Tensor, " click"]:
-        """Return the mean gain over the slots above … above + equal, of which the first k have one."""
-        total = torch.cat([gain.new_zeros(1), gain.cumsum(0)])
-        first = self.above.clamp(max=k)
-        last = (self.above + self.equal + 1).clamp(max=k)
-        return (total[last] - total[first]) / (self.equal + 1)
-
-    def summary(self, name: str = "ndcg", k: int = 10) -> Summary:
-        """Return the mean of a metric over the clicks, with its standard error and interval."""
-        each: Tensor = {"ndcg": self.ndcg, "hit": self.hit, "mrr": self.mrr}[name](k)
-        return mean_interval(each.cpu().numpy())
+    def summary(self, name: str = "ndcg", k: int = 10) -> UserSummary:
+        """Return the mean of ndcg, hit or mrr over the clicks, with its standard error and interval."""
+        how: dict[str, Callable[[int], PerUser]] = {"ndcg": self.ndcg, "hit": self.hit, "mrr": self.mrr}
+        return how[name](k).summary()
 
 
 @torch.no_grad()
@@ -78,24 +52,19 @@ def ranks(
     user = source.log.user if user is None else user
     clicks = source.clicks(rounds)
     size = max(1, CELLS // source.log.n_items)
-    above, equal, seen_before = [], [], []
+    parts = []
     for start in range(0, len(clicks), size):
-        at, item = clicks.round[start : start + size], clicks.items[start : start + size]
+        at, item = clicks.round[start : start + size], clicks.items[start : start + size, 0]
         scores = ranker.score_all(source.context(at, user[at])).float()
         if bool(scores.isnan().any()):
             row, column = (int(x) for x in scores.isnan().nonzero()[0])
             raise BadInput(
                 f"ranker {ranker.name} gives round {int(at[row])}, item {column} a score that is not a number"
             )
-        own = scores.gather(1, item)
-        seen = _clicked_before(source, at)
-        seen_before.append(seen.gather(1, item)[:, 0])
-        scores = scores.masked_fill(seen, -torch.inf)
-        above.append((scores > own).sum(1))
-        equal.append((scores == own).sum(1) - 1)
+        parts.append(target_rank(scores, item, _clicked_before(source, at)))
     ranker.train(training)
-    again = torch.cat(seen_before)
-    return Ranks(clicks.round[~again], torch.cat(above)[~again], torch.cat(equal)[~again], int(again.sum()))
+    better, tied, counts = (torch.cat([getattr(p, n) for p in parts]) for n in ("better", "tied", "counts"))
+    return Ranks(better, tied, counts, clicks.round)
 
 
 def held_out(ranker: Ranker, log: Log, held: Bool[Tensor, " round"]) -> Ranks:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 import simlab.metrics.ranking as here
 from simlab.errors import BadInput
-from simlab.metrics.per_user import PerUser
+from simlab.metrics.means import PerUser
 from simlab.metrics.ranking import hit, ndcg, ranking
 from simlab.metrics.target import target_rank
 from simlab.statistics import mean_interval

@@ -11,7 +11,15 @@ import pytest
 import torch
 from torch import Tensor
 
+from simlab.context import Context
+from simlab.log import Log
+from simlab.rankers.contract import Sizes
+from simlab.rankers.two_tower import TwoTower
+from simlab.seeds import Seed
+from simlab.training.examples import Source
 from simlab.training.losses import softmax
+from simlab.training.settings import FitSettings
+from simlab.training.units import Rounds
 
 Z = torch.tensor([1.0, 0.4, -0.3, 0.9, -1.2, 0.0, 2.0, -0.5], dtype=torch.float64)
 Q = torch.tensor([0.40, 0.25, 0.02, 0.03, 0.15, 0.05, 0.02, 0.08], dtype=torch.float64)
@@ -129,3 +137,31 @@ def test_even_draws_need_only_their_number() -> None:
         for row in drawn.tolist()
     )
     assert float(found) == pytest.approx(slow, abs=1e-12)
+
+
+@pytest.mark.parametrize("sampler", ["uniform", "popularity"])
+def test_drawn_rows_carry_their_correction(sampler: str) -> None:
+    """A click stands first, uncorrected; a drawn item has -log(n q), q over what its user did not click."""
+    user, item = torch.tensor([0, 0, 1, 1, 1, 2]), torch.tensor([0, 1, 1, 2, 3, 1])
+    ones = torch.ones(6, dtype=torch.float64)
+    log = Log(user, item.unsqueeze(1), ones, ones, n_items=6, click=ones.unsqueeze(1))
+    how = FitSettings(loss="softmax", negatives=4, sampler=sampler)
+    rounds = Rounds(Source(log, 0), how)
+    rounds.lay(torch.arange(6), Seed(3))
+    clicks = [1, 3, 1, 1, 0, 0]
+    mass = [1.0] * 6 if sampler == "uniform" else [max(c, 0.5) ** 0.75 for c in clicks]
+    assert rounds.rows.shift is not None
+    for u, row, shift in zip(user.tolist(), rounds.rows.items.tolist(), rounds.rows.shift, strict=True):
+        free = set(range(6)) - {i for v, i in zip(user.tolist(), item.tolist(), strict=True) if v == u}
+        assert set(row[1:]) <= free
+        total = sum(mass[i] for i in free)
+        expected = [0.0] + [-math.log(4 * mass[i] / total) for i in row[1:]]
+        assert shift.tolist() == pytest.approx(expected, abs=1e-6)
+    ranker = TwoTower.build(Sizes(3, 6), {"dim": 4, "layers": ()}, None, Seed(1))
+    assert isinstance(ranker, TwoTower)
+    torch.nn.init.normal_(ranker.user.ids.weight, generator=Seed(2).torch())
+    ranker.requires_grad_(False)
+    above, below = rounds.loss(ranker, torch.arange(6), user)
+    everything = ranker.score_all(Context.of(user, 6))
+    logits = everything.gather(1, rounds.rows.items) + rounds.rows.shift
+    assert float(above / below) == pytest.approx(float(-logits.log_softmax(1)[:, 0].mean()), abs=1e-5)

@@ -101,8 +101,8 @@ def test_the_helpers_agree_with_each_other() -> None:
         gain = 1 / torch.arange(2, 12).log2()
         expected = [float(gain[a : a + e].sum() / e) for a, e in zip(above, equal, strict=True)]
         found = judge(ranker, judged)
-        assert found.skipped == 0
-        assert found.ndcg().tolist() == pytest.approx(expected)
+        assert found.ndcg(10).skipped == 0
+        assert found.ndcg(10).value.tolist() == pytest.approx(expected)
 
 
 @pytest.mark.slow
@@ -116,7 +116,7 @@ def test_what_is_counted_equals_the_reference(name: str, reference: str) -> None
     results = json.loads((CASES / "results.json").read_text())["ranking_loo"]
     expected = next(r for r in results if r["run"] == reference)
     for judged, key in (("valid", "valid_ndcg10"), ("test", "NDCG@10")):
-        found = float(judge(ranker, judged).ndcg().mean())
+        found = judge(ranker, judged).ndcg(10).mean()
         assert found == pytest.approx(expected[key], abs=1e-3)
 
 
@@ -124,10 +124,10 @@ def test_what_is_counted_equals_the_reference(name: str, reference: str) -> None
 def test_mf_and_neumf_beat_popularity() -> None:
     """Other implementations reach HR@10 of 0.084 (popularity), 0.104 to 0.138 (BPR) and 0.116 (NeuMF)."""
     how: dict[str, Any] = {"epochs": 30, "batch_size": 8192, "negatives": 8, "learning_rate": 0.003}
-    found = {"popularity": judge(trained("popularity")).hit().numpy()}
+    found = {"popularity": judge(trained("popularity")).hit(10).value.numpy()}
     assert 0.075 <= found["popularity"].mean() <= 0.095  # the reference has 0.0838
     for name in ("mf", "neumf"):
-        found[name] = judge(trained(name, **how)).hit().numpy()
+        found[name] = judge(trained(name, **how)).hit(10).value.numpy()
         gain = paired_interval(found[name], found["popularity"])
         assert gain.low > 0, (name, gain)
         assert found[name].mean() >= 0.10, name
@@ -147,7 +147,7 @@ def test_mf_and_neumf_beat_popularity() -> None:
 )
 def test_recipes_reach_what_other_libraries_do(name: str, least: float) -> None:
     """NDCG@10: others reach 0.051 to 0.071 with BPR and 0.056 with NeuMF. The standard error is 0.006."""
-    assert float(judge(trained(name)).ndcg().mean()) >= least
+    assert judge(trained(name)).ndcg(10).mean() >= least
 
 
 @pytest.mark.slow

@@ -328,7 +328,7 @@ def test_a_planted_order_is_learned(family: type[SequenceRanker]) -> None:
         judge="ndcg",
     )
     fit(ranker, log, seed=Seed(0), held=held, settings=how)
-    assert float(held_out(ranker, log, held).hit(1).mean()) > 0.8  # chance is 1 / 30
+    assert held_out(ranker, log, held).hit(1).mean() > 0.8  # chance is 1 / 30
 
 
 def test_refusals() -> None:

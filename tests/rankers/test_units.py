@@ -255,17 +255,17 @@ def test_ranks_leave_out_what_was_clicked_before_and_share_ties() -> None:
     ranker.table.copy_(torch.tensor([[5.0, 9, 9, 2, 2, 3], [0, 0, 0, 0, 0, 0], [1, 1, 1, 1, 1, 0]]))
     held = torch.tensor([False, False, True, False, True, False, True])
     found = held_out(ranker, log, held)
-    assert found.skipped == 1  # user 1 had clicked item 4 before
-    assert found.round.tolist() == [2, 6]
+    assert found.summary().skipped == 1  # user 1 had clicked item 4 before
+    assert found.round.tolist() == [2, 4, 6]
     # User 0: items 1 and 2 are left out; 0 and 5 are above item 3, item 4 is equal.
-    assert found.above.tolist() == [2, 0]
-    assert found.equal.tolist() == [1, 4]
+    assert found.better[found.counts].tolist() == [2, 0]
+    assert found.tied[found.counts].tolist() == [1, 4]
     first = (1 / math.log2(4) + 1 / math.log2(5)) / 2
     second = sum(1 / math.log2(r + 1) for r in range(1, 6)) / 5
-    assert found.ndcg().tolist() == pytest.approx([first, second])
-    assert found.ndcg(3).tolist()[0] == pytest.approx(1 / math.log2(4) / 2)
-    assert found.hit(3).tolist() == pytest.approx([0.5, 0.6])
-    assert found.mrr(3).tolist() == pytest.approx([1 / 3 / 2, (1 + 1 / 2 + 1 / 3) / 5])
+    assert found.ndcg(10).kept.tolist() == pytest.approx([first, second])
+    assert found.ndcg(3).kept.tolist()[0] == pytest.approx(1 / math.log2(4) / 2)
+    assert found.hit(3).kept.tolist() == pytest.approx([0.5, 0.6])
+    assert found.mrr(3).kept.tolist() == pytest.approx([1 / 3 / 2, (1 + 1 / 2 + 1 / 3) / 5])
     assert found.summary().mean == pytest.approx((first + second) / 2)
 
 
@@ -391,9 +391,7 @@ def test_a_cloze_hides_targets_and_says_them() -> None:
     target = unit.is_target[index][:, -3:]
     assert not bool((hidden & ~target).any())
     assert bool(hidden.any(1).all())
-    three = (
-        target.sum(1) == 3
-    )  # half of three; the newest alone in a tenth, or where none is
+    three = target.sum(1) == 3  # half of three; the newest alone in a tenth, or where none is
     share = float(hidden[three].sum(1).float().mean())
     exact = 0.9 * (1.5 + 0.125) + 0.1
     assert share == pytest.approx(exact, abs=0.1)
