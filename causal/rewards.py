@@ -1,18 +1,21 @@
 """Reward models: what an item would bring at a position, from rows that the model was not fitted on."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from simlab.adapters.reward import Reward, answers, positions
 from simlab.context import Context
 from simlab.errors import BadInput
 from simlab.log import Log
 from simlab.rankers.contract import Ranker, Sizes
 from simlab.seeds import Seed
+
+__all__ = ["CrossFit", "Fitted", "RankerReward", "RewardModel", "answers", "assign", "cross_fit", "positions"]
 
 
 @runtime_checkable
@@ -47,108 +50,39 @@ class RewardModel(Protocol):
         ...
 
 
-def answers(log: Log) -> Float[Tensor, "round slot"]:
-    """Return what each shown item brought: the reward of a single item, the clicks of a slate.
-
-    Raises:
-        BadInput: if a slate has no clicks, or its reward is not their sum, so that it cannot be told apart.
-    """
-    if log.slots == 1:
-        return log.reward.double().unsqueeze(1)
-    if log.click is None:
-        raise BadInput("a reward model of slates learns from column click, and the log has none")
-    click = log.click.double()
-    other = (click.sum(1) - log.reward.double()).abs() > 1e-6 * (1 + log.reward.double().abs())
-    if bool(other.any()):
-        row = int(other.nonzero()[0])
-        raise BadInput(
-            f"column reward, row {row}: {float(log.reward[row])} is not the sum of the row's clicks, "
-            "so an additive reward model does not apply"
-        )
-    return click
-
-
-def positions(log: Log) -> Int[Tensor, "round slot"]:
-    """Return the position on the page of each shown item, from 0."""
-    if log.position is not None:
-        return log.position.unsqueeze(1)
-    return torch.arange(log.slots, device=log.slate.device).expand(len(log), -1)
-
-
 @dataclass(frozen=True)
 class RankerReward:
-    """A reward model from any ranker: q̂ = sigmoid(logit) · c_k, for rewards of 0 and 1.
-
-    A ranker's logit knows no position, so a factor for each position is fitted on the same rows: c_k = what
-    was clicked at k over what the ranker says of what was shown there. That is a position-based click model
-    whose examination is estimated by a ratio, and it makes the model right on average at each position.
+    """A recipe for `simlab.adapters.reward.Reward`: any ranker, with a factor or shift for each position.
 
     Args:
         make: builds an untrained ranker for the sizes of a log.
         fit_kwargs: further arguments of `simlab.training.fit.fit`, such as `settings`.
         past: H, how many items of history the ranker wants.
+        link: "sigmoid" for rewards of 0 and 1, "identity" for any.
 
     Raises:
-        BadInput: at `fit`, for rewards other than 0 and 1.
+        BadInput: at `fit`, for rewards other than 0 and 1 with the sigmoid.
     """
 
     make: Callable[[Sizes], Ranker]
     fit_kwargs: dict[str, Any] = field(default_factory=dict)
     past: int = 0
+    link: str = "sigmoid"
     name: ClassVar[str] = "ranker"
 
     def fit(self, log: Log, slots: int, seed: Seed, weight: Float[Tensor, " round"] | None = None) -> Fitted:
-        """Train the ranker on the clicks, then fit the position factors."""
-        from simlab.training.fit import fit
+        """Train the ranker on what was shown, then fit the position factors."""
+        return Reward.fit(
+            self._made, log, seed, slots=slots, weight=weight, link=self.link, **self.fit_kwargs
+        )
 
-        seen = answers(log)
-        if bool(((seen != 0) & (seen != 1)).any()):
-            raise BadInput("a ranker's reward model needs rewards of 0 and 1")
-        log = replace(log, click=seen.float(), reward=seen.sum(1).float())
-        features = 0 if log.features is None else log.features.shape[1]
-        ranker = self.make(Sizes(int(log.user.max()) + 1, log.n_items, features, slots))
+    def _made(self, sizes: Sizes) -> Ranker:
+        ranker = self.make(sizes)
         if ranker.past != self.past:
             raise BadInput(
                 f"ranker {ranker.name} wants past={ranker.past}, but its reward model says {self.past}"
             )
-        each = None if weight is None else weight.float().unsqueeze(1).expand_as(seen)
-        fit(ranker, log, weight=each, seed=seed, **self.fit_kwargs)
-        model = _FittedRanker(ranker.eval(), torch.ones(slots, dtype=torch.float64))
-        place = positions(log).reshape(-1)
-        shown = torch.zeros(slots, dtype=torch.float64)
-        clicked = torch.zeros(slots, dtype=torch.float64)
-        said = model.of_shown(log, self.past)
-        by = torch.ones_like(said) if each is None else each.double()
-        shown.index_add_(0, place, (by * said).reshape(-1))
-        clicked.index_add_(0, place, (by * seen).reshape(-1))
-        # A position that these rows never show keeps the factor of the whole.
-        whole = clicked.sum() / shown.sum()
-        return replace(model, factor=torch.where(shown > 0, clicked / shown, whole))
-
-
-@dataclass(frozen=True, eq=False)
-class _FittedRanker:
-    ranker: Ranker
-    factor: Float[Tensor, " slot"]
-
-    def predict(
-        self, context: Context, position: Int[Tensor, "user slot"]
-    ) -> Float[Tensor, "user slot cand"]:
-        """Return sigmoid(logit) times the factor of the position."""
-        with torch.no_grad():
-            chance = self.ranker.score(context).double().sigmoid()
-        return self.factor[position].unsqueeze(2) * chance.unsqueeze(1)
-
-    def of_shown(self, log: Log, past: int) -> Float[Tensor, "round slot"]:
-        """Return sigmoid(logit) of what was shown, a block of rows at a time."""
-        context, out = log.context(past), []
-        block = max(1, (1 << 22) // context.candidates.shape[1])
-        with torch.no_grad():
-            for start in range(0, len(log), block):
-                rows = slice(start, start + block)
-                part = context.rows(rows)
-                out.append(self.ranker.score(part).gather(1, part.columns(log.slate[rows])))
-        return torch.cat(out).double().sigmoid()
+        return ranker
 
 
 @dataclass(frozen=True, eq=False)
