@@ -13,7 +13,7 @@ def exposure(
     """Return how often each item was shown, float64; or the attention it got, given that of each slot."""
     if attention is None:
         return torch.bincount(slate.reshape(-1), minlength=n_items).double()
-    weight = attention.double().expand(slate.shape).reshape(-1)
+    weight = attention.double().to(slate.device).expand(slate.shape).reshape(-1)
     return torch.bincount(slate.reshape(-1), weights=weight, minlength=n_items)
 
 

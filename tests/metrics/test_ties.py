@@ -117,7 +117,7 @@ def test_pytrec_eval_puts_the_last_item_first(k: int) -> None:
 
 @pytest.mark.parametrize("k", [5, 10, 20])
 def test_one_order_may_be_lucky(k: int) -> None:
-    """Every library is between the worst and the best order of the ties; more than a tenth of NDCG is luck."""
+    """Every library is between the worst and the best order; half of NDCG lies between the two."""
     scores, labels, misc, recbole = tied()
     best, worst = (
         ranking(broken(scores, sign * labels.float()), labels, k, map_norm="min") for sign in (1, -1)
@@ -132,5 +132,5 @@ def test_one_order_may_be_lucky(k: int) -> None:
             misc["torchmetrics"][f"{name}@{k}[skip]"],
         ]
         assert all(low - 1e-6 <= value <= high + 1e-6 for value in (*theirs, mine[name].mean())), name
-    assert best["ndcg"].mean() - worst["ndcg"].mean() > 0.1 * mine["ndcg"].mean()
+    assert best["ndcg"].mean() - worst["ndcg"].mean() > 0.5 * mine["ndcg"].mean()
     assert worst["map"].mean() <= recbole[f"map@{k}"] <= best["map"].mean()
