@@ -80,7 +80,7 @@ def test_reinforce_finds_the_best_item() -> None:
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-    chance = (actor.distribution(c, 1).slot_marginals().squeeze(1) * good).sum(1)
+    chance = (actor.distribution(c, 1).slot_marginals().detach().squeeze(1) * good).sum(1)
     assert float(chance[some].mean()) > 0.9
 
 
@@ -90,7 +90,7 @@ def test_every_family_has_a_state_of_one_width(name: str) -> None:
     ranker = body(name)
     critic, c = Critic(ranker, seed=Seed(2)), context()
     torch.nn.init.normal_(critic.head.layers[-1].weight, std=0.5)  # type: ignore[arg-type]
-    assert float(critic(c).std()) > 0
+    assert float(critic(c).detach().std()) > 0
     assert critic.encode(c).shape == (6, state_width(ranker))
     bare = replace(c, history=c.history[:, :0], feedback=c.feedback[:, :0])
     assert bool(critic(bare).isfinite().all())
@@ -129,8 +129,8 @@ def test_a_critic_learns_the_value_of_a_feature() -> None:
     c = context(20)
     wanted = 5 * c.features[:, 0] + 20
     critic = Critic(body(), seed=Seed(4))
-    optimizer = torch.optim.Adam(critic.parameters(), lr=0.02)
-    for _ in range(300):
+    optimizer = torch.optim.Adam(critic.parameters(), lr=0.03)
+    for _ in range(200):
         loss = (critic(c) - wanted).square().mean()
         optimizer.zero_grad()
         loss.backward()

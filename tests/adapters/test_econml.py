@@ -103,7 +103,7 @@ def test_meta_learners_find_the_effect(name: str) -> None:
 @pytest.mark.parametrize("name", marked(INTERVALS))
 def test_the_effect_is_in_its_interval(name: str, weighted: bool) -> None:
     """Of 99 %, as there are ten of these."""
-    world = trial(rows=1500)
+    world = trial(rows=1200)
     learner = INTERVALS[name]()
     learner.fit(world.y, world.arm, X=world.x, sample_weight=world.weight if weighted else None)
     holds(learner, world)
@@ -139,11 +139,13 @@ def test_several_arms(name: str) -> None:
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: LinearDRLearner(model_regression=clf(), model_propensity=clf(), discrete_outcome=True, **DR),
         pytest.param(
-            lambda: LinearDML(model_y=clf(), model_t=clf(), discrete_outcome=True, **DML),
+            lambda: LinearDRLearner(
+                model_regression=clf(), model_propensity=clf(), discrete_outcome=True, **DR
+            ),
             marks=pytest.mark.slow,
         ),
+        lambda: LinearDML(model_y=clf(), model_t=clf(), discrete_outcome=True, **DML),
         pytest.param(
             lambda: CausalForestDML(
                 model_y=clf(), model_t=clf(), discrete_outcome=True, n_estimators=40, **DML
@@ -155,12 +157,13 @@ def test_several_arms(name: str) -> None:
 )
 def test_a_binary_outcome(make: Make) -> None:
     """Without adjustment the difference is 0.09 too high."""
-    world = trial(rows=1500, binary=True, seed=2)
+    world = trial(rows=1200, binary=True, seed=2)
     learner = make().fit(world.y, world.arm, X=world.x)
     found = float(np.mean(learner.effect(world.x, T0=0, T1=1)))
     assert found == pytest.approx(world.effect.mean(), abs=0.05)
 
 
+@pytest.mark.slow
 def test_a_continuous_treatment_has_regressors_on_both_sides() -> None:
     g = np.random.default_rng(3)
     world = trial()
@@ -171,7 +174,9 @@ def test_a_continuous_treatment_has_regressors_on_both_sides() -> None:
     assert low - 0.02 < world.effect.mean() < high + 0.02
 
 
-@pytest.mark.parametrize("learner", [DRPolicyTree, pytest.param(DRPolicyForest, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "learner", [pytest.param(DRPolicyTree), pytest.param(DRPolicyForest, marks=pytest.mark.slow)]
+)
 def test_a_policy_treats_whom_it_helps(learner: Any) -> None:
     world = trial()
     g = np.random.default_rng(4)

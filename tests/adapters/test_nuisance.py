@@ -30,7 +30,8 @@ def declared(estimator: object) -> dict[str, str]:
 
 @pytest.mark.filterwarnings("ignore")  # the checks ask for warnings themselves
 @parametrize_with_checks(  # type: ignore[untyped-decorator]
-    [RankerRegressor(epochs=10), RankerClassifier(epochs=10)], expected_failed_checks=declared
+    [RankerRegressor(epochs=4, learning_rate=0.05), RankerClassifier(epochs=4, learning_rate=0.05)],
+    expected_failed_checks=declared,
 )
 def test_scikit_learn_finds_nothing_to_complain_about(estimator: Any, check: Any) -> None:
     check(estimator)
