@@ -175,7 +175,11 @@ def test_a_continuous_treatment_has_regressors_on_both_sides() -> None:
 
 
 @pytest.mark.parametrize(
-    "learner", [pytest.param(DRPolicyTree), pytest.param(DRPolicyForest, marks=pytest.mark.slow)]
+    "learner",
+    [
+        pytest.param(DRPolicyTree, marks=pytest.mark.slow),
+        pytest.param(DRPolicyForest, marks=pytest.mark.slow),
+    ],
 )
 def test_a_policy_treats_whom_it_helps(learner: Any) -> None:
     world = trial()

@@ -58,7 +58,7 @@ def test_a_regressor_is_no_worse_than_boosted_trees() -> None:
 def test_a_classifier_is_no_worse_than_boosted_trees() -> None:
     """The least log-loss there is, is 0.45; the base rate alone has 0.67."""
     g = np.random.default_rng(2)
-    x, _, mean = friedman(2000, 3)
+    x, _, mean = friedman(1500, 3)
     fresh, _, truth = friedman(4000, 4)
     label = (g.uniform(size=len(x)) < 1 / (1 + np.exp(-2 * mean))).astype(int)
     chance = 1 / (1 + np.exp(-2 * truth))
@@ -76,10 +76,10 @@ def test_a_classifier_is_no_worse_than_boosted_trees() -> None:
 def test_more_classes_and_more_outputs() -> None:
     """Three classes by a known softmax; two outputs, each as good as alone."""
     g = np.random.default_rng(5)
-    x = g.normal(size=(2000, 4))
+    x = g.normal(size=(1500, 4))
     logits = np.stack([x[:, 0], -x[:, 0] + x[:, 1], 0.5 * x[:, 2]], 1)
     chance = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
-    label = np.array(["a", "b", "c"])[(chance.cumsum(1) < g.uniform(size=(2000, 1))).sum(1)]
+    label = np.array(["a", "b", "c"])[(chance.cumsum(1) < g.uniform(size=(1500, 1))).sum(1)]
     model = RankerClassifier().fit(x, label)
     said = model.predict_proba(x)
     assert list(model.classes_) == ["a", "b", "c"]
@@ -88,7 +88,7 @@ def test_more_classes_and_more_outputs() -> None:
     assert np.abs(said.sum(1) - 1).max() < 1e-12
     both = np.stack([100 + 20 * x[:, 0], np.sin(x[:, 1])], 1)
     found = RankerRegressor().fit(x, both).predict(x)
-    assert found.shape == (2000, 2)
+    assert found.shape == (1500, 2)
     assert r2_score(both, found, multioutput="raw_values").min() > 0.98
 
 
@@ -145,7 +145,7 @@ COLUMNS: dict[str, Any] = {"user_column": "who", "item_column": "what", "categor
 @pytest.mark.parametrize("ranker", ["mlp", pytest.param("deepfm", marks=pytest.mark.slow)])
 def test_ids_are_ids(ranker: str) -> None:
     """Effects of ids that no line could follow are found; unknown ids are answered near the mean."""
-    table, fresh = people(2000, 8), people(1000, 9)
+    table, fresh = people(1500, 8), people(1000, 9)
     x = ["who", "age", "what", "town"]
     model = RankerRegressor(ranker, **COLUMNS).fit(table[x], table.y)
     assert r2_score(fresh.y, model.predict(fresh[x])) > 0.95

@@ -20,7 +20,7 @@ from simlab.slates import PlackettLuce
 
 ITEMS, FEATURES = 5, 2
 WHOLE = Descent(
-    epochs=300, batch_size=1 << 20, learning_rate=0.03, weight_decay=0.0, validation=0.0, min_steps=1
+    epochs=200, batch_size=1 << 20, learning_rate=0.03, weight_decay=0.0, validation=0.0, min_steps=1
 )
 """The likelihood's maximum, without early stopping."""
 
@@ -118,7 +118,7 @@ def test_the_temperature_mends_a_model_that_is_too_sure() -> None:
     """Fitted to a handful of rows without end, it is too sure: more than 1, and a better likelihood."""
     log, _ = logged(300)
     fresh, law = logged(3000, seed=9)
-    how = Descent(epochs=200, learning_rate=0.1, weight_decay=0.0, validation=0.4, patience=200)
+    how = Descent(epochs=60, learning_rate=0.1, weight_decay=0.0, validation=0.4, patience=60, min_steps=2)
     wide = [MF.build(Sizes(300, ITEMS, FEATURES), {"dim": 8, "past": 0}, seed=Seed(3)) for _ in range(2)]
     loose = Propensity.fit(wide[0], log, Seed(4), how=how, calibrate=False)
     wide[1].load_state_dict({k: 6 * v for k, v in wide[0].state_dict().items()})
