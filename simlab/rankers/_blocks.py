@@ -1,10 +1,12 @@
 """Blocks that many families share: an item's vector, a user's vector, and their inner product."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from simlab.context import PAD, Catalog, Context
@@ -12,6 +14,31 @@ from simlab.rankers.contract import Sizes
 
 FEW = 8
 """Up to so many candidates a row are taken one by one: small batched products are slow."""
+
+
+class _FewDots(torch.autograd.Function):
+    """⟨state, v⟩ of a few candidates a row, with as few passes over [user, dim] as there can be."""
+
+    @staticmethod
+    def forward(ctx: Any, state: Tensor, vectors: Tensor, candidates: Tensor) -> Tensor:
+        columns = candidates.unbind(1)
+        gathered = [vectors.detach().index_select(0, c) for c in columns]
+        ctx.save_for_backward(state.detach(), candidates, *gathered)
+        ctx.n_items = len(vectors)
+        return torch.stack([(g * state.detach()).sum(1) for g in gathered], dim=1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        state, candidates, *gathered = ctx.saved_tensors
+        out = grads[0].t().contiguous().unsqueeze(2)  # [cand user 1]
+        by_state = gathered[0] * out[0]
+        for g, o in zip(gathered[1:], out[1:], strict=True):
+            by_state.addcmul_(g, o)
+        by_vector = torch.ops.aten.embedding_dense_backward(
+            state * out, candidates.t().contiguous(), ctx.n_items, -1, False
+        )
+        return by_state, by_vector, None
 
 
 class ItemTable(nn.Module):
@@ -109,8 +136,9 @@ class UserSide(nn.Module):
         vector = user_rows(self.ids, context.user)
         if self.history is not None:
             vector = vector + clicked_mean(self.history, context, self.past)
-        said: Tensor = self.side(context.features, context.categories)
-        return vector + said
+        if not self.side.empty:
+            vector = vector + self.side(context.features, context.categories)
+        return vector
 
 
 class ContextSide(nn.Module):
@@ -125,6 +153,7 @@ class ContextSide(nn.Module):
     def __init__(self, sizes: Sizes, dim: int, spread: float) -> None:
         super().__init__()
         self.dim = dim
+        self.empty = not (sizes.n_features or sizes.categories)
         self.features = nn.Linear(sizes.n_features, dim, bias=False) if sizes.n_features else None
         self.categories = nn.ModuleList(nn.Embedding(size, dim) for size in sizes.categories)
         for table in self.categories:
@@ -212,7 +241,7 @@ def dot(
     if items is not None:
         return state @ functional.embedding(items, vectors).T
     if 0 < context.candidates.shape[1] <= FEW:
-        columns = context.candidates.unbind(1)
-        return torch.stack([(functional.embedding(c, vectors) * state).sum(1) for c in columns], dim=1)
+        few: Tensor = _FewDots.apply(state.to(vectors.dtype), vectors, context.candidates)
+        return few
     gathered = functional.embedding(context.candidates, vectors)
     return (gathered @ state.unsqueeze(2)).squeeze(2)

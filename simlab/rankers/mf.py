@@ -6,9 +6,10 @@ from typing import ClassVar
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional
 
 from simlab.context import Catalog, Context
-from simlab.rankers._blocks import ItemTable, UserSide, dot
+from simlab.rankers._blocks import ItemTable, UserSide, dot, shared_candidates
 from simlab.rankers.contract import Ranker, Sizes
 
 
@@ -56,15 +57,23 @@ class MF(Ranker):
 
     def encode(self, context: Context) -> Float[Tensor, "user dim"]:
         """Return [p_u, 1, μ + b_u]: the score is its inner product with an item's vector."""
+        vector, own = self._user(context)
+        return torch.cat([vector, torch.ones_like(own), own], dim=1)
+
+    def _user(self, context: Context) -> tuple[Float[Tensor, "user dim"], Float[Tensor, "user one"]]:
+        """Return p_u and μ + b_u."""
         vector, bias = self.user(context).split([self.dim, 1], dim=1)
-        return torch.cat([vector, torch.ones_like(bias), self.bias + bias], dim=1)
+        return vector, self.bias + bias
 
     def score(
         self, context: Context, state: Float[Tensor, "user dim"] | None = None
     ) -> Float[Tensor, "user cand"]:
         """Return inner products: one matrix product where all rows share their candidates."""
-        state = self.encode(context) if state is None else state
-        return dot(state[:, :-1], self.items.all(), context) + state[:, -1:]
+        vector, own = self._user(context) if state is None else (state[:, : self.dim], state[:, -1:])
+        vectors, bias = self.items.all().split([self.dim, 1], dim=1)
+        items = shared_candidates(context)
+        wanted = context.candidates if items is None else items
+        return dot(vector, vectors, context) + functional.embedding(wanted, bias).squeeze(-1) + own
 
     def start(self, logit: float) -> None:
         """Set μ."""

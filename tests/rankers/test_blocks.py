@@ -2,7 +2,8 @@
 
 import torch
 
-from simlab.rankers._blocks import ItemTable, standardised
+from simlab.context import Context
+from simlab.rankers._blocks import FEW, ItemTable, dot, standardised
 from tests.contracts.rankers import SIZES, catalog, near
 
 
@@ -31,3 +32,23 @@ def test_columns_are_standardised_and_constants_become_zero() -> None:
     found = standardised(x)
     near(found, torch.tensor([[-1.0, 0.0, 0.0], [1.0, 0.0, 0.0]]))
     assert standardised(torch.zeros(4, 0)).shape == (4, 0)
+
+
+def test_few_candidates_have_the_products_and_gradients_of_many() -> None:
+    g = torch.Generator().manual_seed(0)
+    state, vectors = torch.randn(9, 6, generator=g), torch.randn(11, 6, generator=g)
+    candidates = torch.randint(0, 11, (9, 3), generator=g)
+    wide = torch.cat([candidates, candidates, candidates], dim=1)
+    assert candidates.shape[1] <= FEW < wide.shape[1]
+    weight = torch.randn(9, 3, generator=g)
+    found = []
+    for items, by in ((candidates, weight), (wide, torch.cat([weight, 0 * weight, 0 * weight], 1))):
+        s, v = state.clone().requires_grad_(), vectors.clone().requires_grad_()
+        scores = dot(s, v, Context.of(torch.arange(9), 11, candidates=items))
+        torch.autograd.backward((scores * by).sum())
+        assert s.grad is not None
+        assert v.grad is not None
+        found.append((scores[:, :3].detach(), s.grad, v.grad))
+    for few, many in zip(*found, strict=True):
+        near(few, many)
+    near(found[0][0][4, 1], state[4] @ vectors[candidates[4, 1]])
