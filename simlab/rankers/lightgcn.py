@@ -29,7 +29,9 @@ class LightGCN(Ranker):
 
     Source: He et al. (2020), "LightGCN: simplifying and powering graph convolution network for
     recommendation", SIGIR, equations 3, 4 and 8, with α_k = 1 / (L + 1). The paper penalises the squares of
-    the vectors of a batch, we decay all weights. What is known of the items joins e_i^(0).
+    the vectors of a batch, we decay all weights. What is known of the items joins e_i^(0). The recipe is
+    the full softmax; the paper's BPR was worse on MovieLens 100K (NDCG@10 of the validation clicks 0.075 to
+    0.086), and is for catalogues that are too large for it.
 
     Args:
         sizes: the data's sizes.
@@ -48,11 +50,21 @@ class LightGCN(Ranker):
         dim: int = 64
         layers: int = 2
         past: int = 200
-        spread: float = 0.1
+        spread: float = 0.03
         edges: int = 0
 
     name: ClassVar[str] = "lightgcn"
-    recipe: ClassVar[Mapping[str, Any]] = {"loss": "softmax", "split": "round"}
+    recipe: ClassVar[Mapping[str, Any]] = {
+        "loss": "softmax",
+        "epochs": 60,
+        "batch_size": 2048,
+        "min_steps": 32,
+        "learning_rate": 0.005,
+        "weight_decay": 0.1,
+        "split": "round",
+        "judge": "ndcg",
+        "patience": 8,
+    }
 
     def __init__(self, sizes: Sizes, spec: Spec, catalog: Catalog | None = None) -> None:
         super().__init__(sizes, spec, catalog)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from simlab.context import Catalog, Context
 from simlab.errors import BadInput
-from simlab.rankers._blocks import ItemTable, UserSide, dot
+from simlab.rankers._blocks import ItemTable, UserSide, dot, shared_candidates
 from simlab.rankers._towers import Tower
 from simlab.rankers.contract import Ranker, Sizes
 
@@ -47,7 +47,14 @@ class TwoTower(Ranker):
         temperature: float = 0.1
 
     name: ClassVar[str] = "two_tower"
-    recipe: ClassVar[Mapping[str, Any]] = {"loss": "softmax", "sampler": "in-batch", "split": "round"}
+    recipe: ClassVar[Mapping[str, Any]] = {
+        "loss": "softmax",
+        "sampler": "in-batch",
+        "epochs": 40,
+        "split": "round",
+        "judge": "ndcg",
+        "patience": 6,
+    }
 
     def __init__(self, sizes: Sizes, spec: Spec, catalog: Catalog | None = None) -> None:
         super().__init__(sizes, spec, catalog)
@@ -67,8 +74,12 @@ class TwoTower(Ranker):
     def score(
         self, context: Context, state: Float[Tensor, "user dim"] | None = None
     ) -> Float[Tensor, "user cand"]:
-        """Return inner products."""
+        """Return inner products; where all rows share a few candidates, the item tower makes these alone."""
         state = self.encode(context) if state is None else state
+        items = shared_candidates(context)
+        if items is not None and len(items) < self.sizes.n_items:
+            vectors: Tensor = self.item_tower(self.items(items))
+            return state @ vectors.T
         return dot(state, self.item_vectors(), context)
 
     def item_vectors(self) -> Float[Tensor, "item dim"]:
