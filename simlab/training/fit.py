@@ -258,14 +258,15 @@ class _Loop:
     def _epoch(self, count: int, seed: Seed, tick: Callable[[str, float], None]) -> float:
         """Take one pass of gradient steps and return its mean loss."""
         self.ranker.train()
-        torch.manual_seed(seed.split("dropout").value)
+        rank = parallel.world()[0]
+        torch.manual_seed(seed.split("dropout" if rank == 0 else f"dropout {rank}").value)
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         batches = self.unit.order(seed.split("order"), self._rows(count))
         tasks = max(1, len(self.ranker.tasks))
         total = torch.zeros(2, tasks, dtype=torch.float64, device=self.device)
         size = parallel.world()[1]
         # Which step was the first whose loss is no number; asked once an epoch, so that no step waits.
-        bad = torch.full((), -1, device=self.device)
+        bad = torch.full((), len(batches), device=self.device)
         for number, batch in enumerate(batches):
             index, counts = parallel.share(batch)
             above, below, penalty = self.call(index, self.source.log.user)
@@ -279,13 +280,13 @@ class _Loop:
             if self.settings.clip is not None:
                 torch.nn.utils.clip_grad_norm_(parameters, self.settings.clip)
             self.optimizer.step()
-            bad = torch.where((bad < 0) & ~loss.detach().isfinite(), number, bad)
+            bad = torch.where(loss.detach().isfinite(), bad, bad.clamp(max=number))
             total += torch.stack([above.detach(), below.detach()])
             tick("", 1 / len(batches))
         total = parallel.summed(total)
-        bad = parallel.summed(bad + 1.0) - size if size > 1 else bad
-        if int(bad) >= 0:
-            self._broken(batches, int(bad) if size == 1 else 0)
+        first = int(parallel.least(bad))
+        if first < len(batches):
+            self._broken(batches, first)
         return float((total[0] / total[1].clamp(min=1e-300)).sum())
 
     def _broken(self, batches: list[Tensor], number: int) -> None:
@@ -295,7 +296,8 @@ class _Loop:
             BadInput: always.
         """
         epoch = len(self.progress.train) + 1
-        rows = ", ".join(str(int(x)) for x in batches[number][:5])
+        rounds = self.unit.rounds_of(batches[number])
+        rows = ", ".join(str(int(x)) for x in rounds[:5])
         self._restore(self.progress.best or self.first)
         good = "its first weights"
         if self.progress.best:
@@ -305,7 +307,7 @@ class _Loop:
             kept = f" and {self.checkpoint} the last good checkpoint"
         raise BadInput(
             f"the loss of epoch {epoch} is not a number from step {number + 1} of {len(batches)} on "
-            f"(rows {rows}, …): try a smaller learning_rate; the ranker has {good}{kept}"
+            f"(rounds {rows}, …): try a smaller learning_rate; the ranker has {good}{kept}"
         )
 
     def _held(self) -> Callable[[], float] | None:

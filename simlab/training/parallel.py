@@ -48,6 +48,14 @@ def summed(value: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
     return value
 
 
+def least(value: Int[Tensor, ""]) -> Int[Tensor, ""]:
+    """Return the least of the processes' values."""
+    value = value.detach().clone()
+    if world()[1] > 1:
+        dist.all_reduce(value, op=dist.ReduceOp.MIN)
+    return value
+
+
 def wait() -> None:
     """Wait until every process is here."""
     if world()[1] > 1:

@@ -20,7 +20,7 @@ from simlab.seeds import Seed
 from simlab.training import losses
 from simlab.training.examples import Examples, Source
 from simlab.training.full_softmax import full_softmax
-from simlab.training.negatives import Negatives
+from simlab.training.negatives import POWER, Negatives
 from simlab.training.settings import FitSettings
 
 Parts = tuple[Float[Tensor, " task"], Float[Tensor, " task"]]
@@ -45,6 +45,10 @@ class Unit(Protocol):
         """Return the epoch's batches of at most about `rows` rows."""
         ...
 
+    def rounds_of(self, index: Int[Tensor, " row"]) -> Int[Tensor, " row"]:
+        """Return the log's round of each row, the newest where a row has several."""
+        ...
+
     def loss(self, ranker: Ranker, index: Int[Tensor, " row"], user: Int[Tensor, " round"]) -> Parts:
         """Return the loss of some rows, whose log rounds belong to these users."""
         ...
@@ -56,10 +60,17 @@ def shuffled(count: int, rows: int, seed: Seed, device: torch.device) -> list[Te
 
 
 class Rounds:
-    """A row is a logged slate; or a click beside drawn items; or a click against the whole catalogue."""
+    """A row is a logged slate; or a click beside drawn items; or a click against the whole catalogue.
 
-    def __init__(self, source: Source, settings: FitSettings) -> None:
-        self.source, self.settings = source, settings
+    Args:
+        source: the log.
+        settings: of training.
+        held: whether it judges: then no click of the log is drawn as a non-click, of training or held out,
+            and popularity is that of the whole log.
+    """
+
+    def __init__(self, source: Source, settings: FitSettings, held: bool = False) -> None:
+        self.source, self.settings, self.held = source, settings, held
         self.drawn = settings.negatives > 0
         self.against_all = settings.loss == "softmax" and not self.drawn
         self.in_batch = settings.sampler == "in-batch"
@@ -80,7 +91,7 @@ class Rounds:
             self.rows = self.source.clicks(rounds)
         elif self.drawn:
             if self.negatives is None:
-                self.negatives = self.source.negatives(rounds)
+                self.negatives = self.source.negatives(None if self.held else rounds)
             hard = settings.sampler == "hard"
             self.rows = self.source.sampled(
                 rounds,
@@ -93,9 +104,33 @@ class Rounds:
         else:
             self.rows = self.source.logged(rounds)
         if self.in_batch:
-            counts = torch.bincount(self.rows.items[:, 0], minlength=self.source.log.n_items)
+            every = torch.arange(len(self.source.log), device=rounds.device)
+            shown = self.source.clicks(every) if self.held else self.rows
+            counts = torch.bincount(shown.items[:, 0], minlength=self.source.log.n_items)
             self.log_share = (counts / counts.sum()).log()
+        elif not (self.drawn or self.against_all or self.held):
+            self._check_classes()
         return len(self.rows)
+
+    def _check_classes(self) -> None:
+        """Refuse logged slates that teach nothing.
+
+        Raises:
+            BadInput: where every target is the same, or no slate has a click beside a non-click.
+        """
+        loss, counted = self.settings.loss, self.rows.weight > 0
+        clicked = (self.rows.target > 0) & counted
+        if loss == "bce" and bool((clicked == counted).all()) and not bool((self.rows.target % 1).any()):
+            hint = "set negatives above 0 to draw some"
+            raise BadInput(f"every logged item was clicked, so there is no non-click to learn from: {hint}")
+        if loss == "bce" and not bool(clicked.any()):
+            raise BadInput("no logged item was clicked, so there is nothing to learn from")
+        if loss in ("bpr", "listwise") and not bool((clicked.any(1) & (counted & ~clicked).any(1)).any()):
+            raise BadInput(f"no slate has a click beside a non-click, and loss {loss} compares the two")
+
+    def rounds_of(self, index: Int[Tensor, " row"]) -> Int[Tensor, " row"]:
+        """Return the log's round of each row."""
+        return self.rows.round[index]
 
     def order(self, seed: Seed, rows: int) -> list[Tensor]:
         """Shuffle the rows."""
@@ -170,7 +205,7 @@ class Rounds:
         kinds = getattr(ranker, "kinds", ("binary",) * len(ranker.tasks))
         found = []
         for number, (task, kind) in enumerate(zip(ranker.tasks, kinds, strict=True)):
-            target, weight = batch.target, batch.weight
+            target, weight = batch.target, batch.weight  # the first task is the click
             if task in self.source.outcomes:
                 target = self.source.outcomes[task][batch.round].float()
                 weight = weight * ~target.isnan()
@@ -208,6 +243,10 @@ class Tokens:
             self._cut(rounds)
         self.luck = seed.torch(self.items.device)
         return int(self.counts.sum())
+
+    def rounds_of(self, index: Int[Tensor, " row"]) -> Int[Tensor, " row"]:
+        """Return the log's round of each window's newest click."""
+        return self.rounds[index][:, -1]
 
     def _cut(self, rounds: Int[Tensor, " round"]) -> None:
         source, past = self.source, self.past
@@ -349,7 +388,8 @@ class Tokens:
         """Draw the negatives that a batch shares, with replacement, and the log probability of each."""
         n = self.source.log.n_items
         if self.settings.sampler == "popularity":
-            share = torch.bincount(self.items[self.is_target], minlength=n).double().clamp(min=0.5) ** 0.75
+            items = self.source.log.slate[self.source.clicked] if self.held else self.items[self.is_target]
+            share = torch.bincount(items, minlength=n).double().clamp(min=0.5) ** POWER
         else:
             share = torch.ones(n, dtype=torch.float64, device=device)
         share = share / share.sum()
@@ -392,6 +432,10 @@ class Users:
             self.weight = functional.pad(self.weight, (wide - self.weight.shape[1], 0))
             self.history = torch.where(known.unsqueeze(1), others[where], self.target)
         return len(self.round)
+
+    def rounds_of(self, index: Int[Tensor, " row"]) -> Int[Tensor, " row"]:
+        """Return the log's round of each user's newest click."""
+        return self.round[index]
 
     def _gather(
         self, kept: Bool[Tensor, " round"]
@@ -461,7 +505,7 @@ def unit_of(ranker: Ranker, source: Source, settings: FitSettings, held: bool = 
         BadInput: if the family cannot be trained so.
     """
     makers: dict[str, Callable[[], Unit]] = {
-        "round": lambda: Rounds(source, settings),
+        "round": lambda: Rounds(source, settings, held),
         "token": lambda: Tokens(source, settings, source.past, held),
         "user": lambda: Users(source, settings, max(source.past, 1), held),
     }
@@ -474,4 +518,7 @@ def unit_of(ranker: Ranker, source: Source, settings: FitSettings, held: bool = 
     for name in source.outcomes:
         if name not in ranker.tasks:
             raise BadInput(f"outcome {name} is no task of {ranker.name}: it has {', '.join(ranker.tasks)}")
+    missing = [task for task in ranker.tasks[1:] if task not in source.outcomes]
+    if missing:
+        raise BadInput(f"{ranker.name} has a task {missing[0]}, and no outcome of that name was given")
     return makers[settings.unit]()

@@ -24,9 +24,17 @@ family, settings, folder = sys.argv[1], json.loads(sys.argv[2]), Path(sys.argv[3
 log = planted(users=60, items=30, rounds=15).log
 ranker = part("ranker", family).build(Sizes.of(log), {}, None, Seed(1))
 watch = folder / "watch"
-done = fit(
-    ranker, log, seed=Seed(0), settings=FitSettings(**settings), checkpoint=folder / "fit.ckpt", watch=watch
-)
+if settings.pop("broken", False) and int(__import__("os").environ.get("RANK", "0")) == 1:
+    score = ranker.score
+    ranker.score = lambda *args: score(*args) * torch.nan
+try:
+    how = FitSettings(**settings)
+    done = fit(ranker, log, seed=Seed(0), settings=how, checkpoint=folder / "fit.ckpt", watch=watch)
+except Exception as error:
+    rank, size = parallel.world()
+    (folder / f"said-{rank}-of-{size}.json").write_text(json.dumps({"error": str(error)}))
+    torch.distributed.destroy_process_group()
+    sys.exit()
 weights = [float(v.double().sum()) for v in ranker.state_dict().values()]
 said = {"train": done.train, "validation": done.validation, "weights": weights}
 rank, size = parallel.world()
@@ -76,3 +84,11 @@ def test_two_processes_are_one_with_twice_the_batch(
     half = launch(tmp_path / "half", 1, family, {**common, "batch_size": 500})
     assert half[0]["train"] != pytest.approx(one[0]["train"], rel=2e-4)
     assert (tmp_path / "two" / "watch" / "progress.csv").read_text().count("\n") == 4
+
+
+def test_a_loss_that_breaks_in_one_process_stops_all(tmp_path: Path) -> None:
+    settings: dict[str, object] = {"epochs": 2, "min_steps": 1, "split": "round", "broken": True}
+    said = launch(tmp_path / "two", 2, "mf", {**settings, "batch_size": 10**6})
+    assert len(said) == 2
+    for each in said:
+        assert "the loss of epoch 1 is not a number from step 1 of 1" in each["error"]

@@ -1,7 +1,7 @@
 """What a row is, written out slowly: rounds against the catalogue, windows of tokens, whole users, ranks."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import pytest
@@ -15,6 +15,7 @@ from simlab.errors import BadInput
 from simlab.log import Log
 from simlab.rankers._sequence import SequenceRanker
 from simlab.rankers.contract import Ranker, Sizes
+from simlab.rankers.esmm import ESMM
 from simlab.rankers.mf import MF
 from simlab.seeds import Seed
 from simlab.training.examples import Source
@@ -309,6 +310,43 @@ def test_held_rounds_are_neither_trained_on_nor_prepared_from() -> None:
 def test_settings_that_cannot_be(changes: dict[str, object], words: str) -> None:
     with pytest.raises(BadInput, match=words):
         FitSettings(**changes)  # type: ignore[arg-type]
+
+
+def test_held_out_negatives_are_no_clicks_of_training() -> None:
+    """Eleven of twelve items were clicked in training or are held out: one is left to draw."""
+    log = log_of({0: list(range(11)), 1: [3]})
+    source = Source(log, 4)
+    held = torch.tensor([10])
+    for sampler in ("uniform", "popularity"):
+        settings = FitSettings(loss="softmax", negatives=30, sampler=sampler)
+        unit = Rounds(source, settings, held=True)
+        assert unit.lay(held, Seed(0)) == 1
+        assert unit.rows.items[0].tolist() == [10] + 30 * [11]
+        training = Rounds(source, settings)
+        training.lay(torch.arange(10), Seed(0))
+        assert set(training.rows.items[0, 1:].tolist()) == {10, 11}  # what is held out is not known
+
+
+def test_labels_of_one_class_are_refused() -> None:
+    log = log_of(CLICKS)
+    for loss, words in (
+        ("bce", "every logged item was clicked, so there is no non-click to learn from"),
+        ("bpr", "no slate has a click beside a non-click, and loss bpr compares the two"),
+        ("listwise", "no slate has a click beside a non-click, and loss listwise"),
+    ):
+        with pytest.raises(BadInput, match=words):
+            fit(a_ranker(MF, log), log, seed=Seed(0), settings=FitSettings(loss=loss))
+    never = replace(log, click=torch.zeros(len(log), 1, dtype=torch.float64))
+    with pytest.raises(BadInput, match="no logged item was clicked, so there is nothing to learn from"):
+        fit(a_ranker(MF, never), never, seed=Seed(0))
+    fit(a_ranker(MF, never), never, seed=Seed(0), settings=FitSettings(loss="mse", epochs=1))
+
+
+def test_a_task_without_an_outcome_is_refused() -> None:
+    log = log_of(CLICKS)
+    half = replace(log, click=(torch.arange(len(log)) % 2).double().unsqueeze(1))
+    with pytest.raises(BadInput, match="esmm has a task convert, and no outcome of that name was given"):
+        fit(a_ranker(ESMM, half), half, seed=Seed(0))
 
 
 def test_refusals() -> None:

@@ -79,7 +79,7 @@ def test_a_loss_that_breaks_names_step_rows_and_checkpoint(tmp_path: Path) -> No
     ranker = Fragile.build(Sizes.of(log), {"calls": 2}, None, Seed(1))
     kept = tmp_path / "fit.ckpt"
     words = (
-        r"the loss of epoch 3 is not a number from step 1 of 1 on \(rows \d+, \d+, \d+, \d+, \d+, …\): "
+        r"the loss of epoch 3 is not a number from step 1 of 1 on \(rounds \d+, \d+, \d+, \d+, \d+, …\): "
         rf"try a smaller learning_rate; the ranker has the weights of epoch 2 and {kept} the last good"
     )
     with pytest.raises(BadInput, match=words):
