@@ -23,13 +23,15 @@ class LightGCN(Ranker):
     the training clicks, which `prepare` lays out as a graph. Layer 0 is what is trained. The graph is
     walked at every training step, and once after training.
 
-    A user without an id is folded in: N_u is the clicked history, each item once, e_u^(0) is zero, and the
-    items' layers stay as they are. So a training user folded in from all of the training clicks has the same
-    vector but for e_u^(0) / (L + 1). A second `prepare` lays another graph; it does not add to the first.
+    A user without an id or without a training click is folded in: N_u is the clicked history, each item once,
+    e_u^(0) is zero, and the items' layers stay as they are. So a training user folded in from all of the
+    training clicks has the same vector but for e_u^(0) / (L + 1). A second `prepare` lays another graph; it
+    does not add to the first.
 
     Source: He et al. (2020), "LightGCN: simplifying and powering graph convolution network for
     recommendation", SIGIR, equations 3, 4 and 8, with α_k = 1 / (L + 1). The paper penalises the squares of
-    the vectors of a batch, we decay all weights. What is known of the items joins e_i^(0). The recipe is
+    the vectors of a batch, we decay all weights. What is known of the items joins e_i^(0); features and
+    categories of the context have no place in a graph of ids, and are not used. The recipe is
     the full softmax; the paper's BPR was worse on MovieLens 100K (NDCG@10 of the validation clicks 0.075 to
     0.086), and is for catalogues that are too large for it.
 
@@ -131,13 +133,15 @@ class LightGCN(Ranker):
         return found
 
     def encode(self, context: Context) -> Float[Tensor, "user dim"]:
-        """Return e_u, folded in where the user has no id."""
+        """Return e_u, folded in where the user has no id or no edge."""
         return self._encode(context, self.walk())
 
     def _encode(self, context: Context, walk: "_Walk") -> Float[Tensor, "user dim"]:
         if self.sizes.n_users == 0:
             return self._folded(context, walk.below)
+        assert self._graph is not None
         known = (context.user >= 0) & (context.user < self.sizes.n_users)
+        known &= self._graph.member[context.user.where(known, 0)]
         own = functional.embedding(context.user.where(known, 0), walk.users)
         # Elsewhere than on a CPU nothing waits for an answer.
         if known.device.type == "cpu" and bool(known.all()):
@@ -189,6 +193,7 @@ class _Graph:
     ) -> None:
         by_user = torch.bincount(user, minlength=users)
         by_item = torch.bincount(item, minlength=items)
+        self.member = by_user > 0
         self.item_norm = by_item.clamp(min=1).to(dtype).rsqrt()
         weight = (by_user[user].to(dtype) * by_item[item].to(dtype)).rsqrt()
         order = item.argsort(stable=True)  # the edges come sorted by user

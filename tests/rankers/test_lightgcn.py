@@ -161,3 +161,15 @@ def test_the_walk_is_kept_until_the_weights_may_change() -> None:
 def test_refusals() -> None:
     with pytest.raises(BadInput, match="layers is at least 1, not 0"):
         LightGCN.build(SIZES, {"layers": 0})
+
+
+def test_a_user_with_an_id_and_no_click_is_a_new_user() -> None:
+    ranker = LightGCN.build(Sizes(4, 3), {}, None, Seed(0))
+    assert isinstance(ranker, LightGCN)
+    ranker.prepare(edges([(0, 0), (0, 1), (1, 1)]))
+    ranker.eval()
+    history = torch.tensor([[0, 2]] * 3)
+    three = Context.of(torch.tensor([3, 99, 0]), 3, history=history, feedback=torch.ones(3, 2))
+    scores = ranker.score_all(three)
+    near(scores[0], scores[1])
+    assert not torch.allclose(scores[0], scores[2])
