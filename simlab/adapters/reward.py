@@ -11,7 +11,7 @@ from torch import Tensor
 from simlab.context import Context
 from simlab.errors import BadInput, nearest
 from simlab.log import Log
-from simlab.rankers.contract import Ranker, Sizes
+from simlab.rankers.contract import Ranker, Sizes, checked
 from simlab.seeds import Seed
 from simlab.training.fit import fit
 from simlab.training.settings import FitSettings
@@ -46,9 +46,13 @@ class Reward:
     def predict(
         self, context: Context, position: Int[Tensor, "user slot"]
     ) -> Float[Tensor, "user slot cand"]:
-        """Return q̂ of every candidate at each of the given positions, float64."""
+        """Return q̂ of every candidate at each of the given positions, float64.
+
+        Raises:
+            BadInput: for a context that the ranker cannot be asked about.
+        """
         with torch.no_grad():
-            value = self._value(self.ranker.score(context))
+            value = self._value(self.ranker.score(checked(context, self.ranker.sizes)))
         return self._at(value.unsqueeze(1), self.slot[position].unsqueeze(2))
 
     def of_log(self, log: Log) -> Float[Tensor, "round slot"]:

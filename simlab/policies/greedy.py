@@ -8,7 +8,7 @@ from torch import Tensor
 
 from simlab.context import Context
 from simlab.errors import BadInput
-from simlab.rankers.contract import Ranker
+from simlab.rankers.contract import Ranker, checked
 from simlab.slates import Ranked, SlateDistribution
 
 
@@ -42,8 +42,12 @@ def scores(ranker: Ranker, context: Context) -> Float[Tensor, "user cand"]:
     Rows are scored in chunks of `CELLS` pairs; the result is one tensor [user, cand].
 
     Raises:
-        BadInput: naming the first row and item whose score is not a number.
+        BadInput: for a context that the ranker cannot be asked about (`checked`), and naming the first row
+            and item whose score is not a number.
     """
+    context = checked(context, ranker.sizes)
+    if context.candidates.numel() == 0:
+        return torch.zeros(context.candidates.shape, device=context.device)
     training = ranker.training
     if training:
         ranker.eval()

@@ -241,7 +241,8 @@ def dot(
     if items is not None:
         return state @ functional.embedding(items, vectors).T
     if 0 < context.candidates.shape[1] <= FEW:
-        few: Tensor = _FewDots.apply(state.to(vectors.dtype), vectors, context.candidates)
+        state = state.to(vectors.dtype)
+        few: Tensor = _FewDots.apply(state, vectors, context.candidates)  # type: ignore[no-untyped-call]
         return few
     gathered = functional.embedding(context.candidates, vectors)
     return (gathered @ state.unsqueeze(2)).squeeze(2)

@@ -84,7 +84,7 @@ class FieldRanker(Ranker):
         items = context.candidates if shared is None else shared.unsqueeze(0)
         if items.numel() < self.sizes.n_items:
             sides = self.item_side(self.item_fields(items.reshape(-1)))
-            return sides.view(*items.shape, -1)
+            return sides.view(*items.shape, sides.shape[-1])
         return functional.embedding(items, self.item_side(self.item_fields(None)))
 
     def start(self, logit: float) -> None:
@@ -193,7 +193,8 @@ class ItemFields(nn.Module):
         self.register_buffer("ids", torch.cat(ids, 1))
         self.register_buffer("share", torch.cat(share, 1))
         self.register_buffer("features", standardised(features))
-        self.register_buffer("vectors", torch.zeros(n_items, 0) if vectors is None else vectors.float())
+        given = torch.zeros(n_items, 0) if vectors is None else vectors.float().clone()
+        self.register_buffer("vectors", given)
         self.table = _table(rows, width, spread, linear)
         n_features = features.shape[1]
         self.numeric = _rows(n_features, width, spread, linear) if n_features else None

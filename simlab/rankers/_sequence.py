@@ -110,4 +110,4 @@ class ForwardRanker(SequenceRanker):
         states = self.states(history.gather(1, (column + pads) % width))
         first = torch.arange(0, rows * width, width, device=history.device).unsqueeze(1)
         back = ((column - pads) % width + first).flatten()
-        return states.flatten(0, 1).index_select(0, back).view(rows, width, -1)
+        return states.flatten(0, 1).index_select(0, back).view(rows, width, states.shape[-1])

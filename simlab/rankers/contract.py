@@ -81,7 +81,8 @@ class Ranker(nn.Module, ABC):
     What is unknown has an answer: a user without an id of their own (new, or an id at or above
     `Sizes.n_users`) has a zero id vector and is known by history, features and categories alone; an unknown
     category (-1, or at or above its size) has a zero vector; an item of the catalogue that was never shown
-    keeps its first id vector and is known by its side features. An id outside the catalogue is no candidate.
+    keeps its first id vector and is known by its side features. An id outside the catalogue is no candidate:
+    policies and adapters refuse it, or take it for padding where it is masked (`checked`).
 
     Args:
         sizes: the data's sizes.
@@ -210,6 +211,49 @@ class Ranker(nn.Module, ABC):
         with torch.random.fork_rng(devices=[]):  # modules draw their first weights from the global generator
             torch.default_generator.manual_seed(seed.value & ((1 << 63) - 1))
             return cls(sizes, spec, catalog)
+
+
+def checked(context: Context, sizes: Sizes) -> Context:
+    """Return a context that any ranker may be asked about, where it comes from outside.
+
+    A masked candidate may have any id, as the padding of a ragged list has: it is replaced by item 0, and its
+    score means nothing. Features become float32.
+
+    Raises:
+        BadInput: naming the row and the column of a candidate that may be shown and is not in the catalogue,
+            of a feature that is not finite, or the widths that are not the ranker's.
+    """
+    n, candidates = sizes.n_items, context.candidates
+    if sizes.n_features and context.features.shape[1] != sizes.n_features:
+        raise BadInput(
+            f"the context has {context.features.shape[1]} features, but the ranker was built for "
+            f"{sizes.n_features}"
+        )
+    categories = 0 if context.categories is None else context.categories.shape[1]
+    if context.categories is not None and sizes.categories and categories != len(sizes.categories):
+        raise BadInput(
+            f"the context has {categories} columns of categories, but the ranker was built for "
+            f"{len(sizes.categories)}"
+        )
+    if not bool(context.features.isfinite().all()):
+        row, column = (int(x) for x in (~context.features.isfinite()).nonzero()[0])
+        value = float(context.features[row, column])
+        raise BadInput(f"feature {column} of row {row} is {value}, and a ranker needs finite features")
+    if context.features.dtype != torch.float32:
+        context = replace(context, features=context.features.float())
+    # What all rows share is looked at once.
+    shared = candidates.stride(0) == 0 and len(candidates) > 0
+    outside = (candidates[:1] < 0) | (candidates[:1] >= n) if shared else (candidates < 0) | (candidates >= n)
+    if not bool(outside.any()):
+        return context
+    wrong = outside & context.mask
+    if bool(wrong.any()):
+        row, column = (int(x) for x in wrong.nonzero()[0])
+        raise BadInput(
+            f"candidate {column} of row {row} is {int(candidates[row, column])}, but the catalogue has items "
+            f"0 to {n - 1}"
+        )
+    return replace(context, candidates=candidates.where(~outside, 0))
 
 
 def _shape(catalog: Catalog | None) -> dict[str, Any]:

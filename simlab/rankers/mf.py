@@ -70,7 +70,7 @@ class MF(Ranker):
     ) -> Float[Tensor, "user cand"]:
         """Return inner products: one matrix product where all rows share their candidates."""
         vector, own = self._user(context) if state is None else (state[:, : self.dim], state[:, -1:])
-        vectors, bias = self.items.all().split([self.dim, 1], dim=1)
+        vectors, bias = torch.split(self.items.all(), [self.dim, 1], dim=1)
         items = shared_candidates(context)
         wanted = context.candidates if items is None else items
         return dot(vector, vectors, context) + functional.embedding(wanted, bias).squeeze(-1) + own

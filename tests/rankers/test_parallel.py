@@ -91,4 +91,4 @@ def test_a_loss_that_breaks_in_one_process_stops_all(tmp_path: Path) -> None:
     said = launch(tmp_path / "two", 2, "mf", {**settings, "batch_size": 10**6})
     assert len(said) == 2
     for each in said:
-        assert "the loss of epoch 1 is not a number from step 1 of 1" in each["error"]
+        assert "the loss of epoch 1 is not a number from step 1 of 1" in str(each["error"])
