@@ -169,7 +169,7 @@ def clicking(ranker: Ranker, split: Split) -> tuple[dict[str, float], dict[str, 
 def page(found: list[Result], seeds: list[int]) -> list[str]:
     """Return the results as a page: a family a row, the mean over seeds."""
     lines = ["# Accuracy of the rankers on MovieLens 100K", ""]
-    lines += ["Made by `python benchmarks/accuracy.py --markdown docs/rankers.md`, with `--seeds` for more, on"]
+    lines += ["Made by `python benchmarks/accuracy.py --markdown docs/rankers.md` (`--seeds` for more) on"]
     lines += [f"{machine()}, one thread.", "Every family has its own `recipe` and its own `Spec`, but for"]
     lines += ["what stands behind the command; where catalogues are ranked, training goes on for up to 200"]
     lines += ["epochs, until the NDCG@10 of the validation clicks has not been better for 20. Settings were"]

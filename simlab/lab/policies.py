@@ -141,7 +141,7 @@ class Builder:
 
         if not call.path:
             raise BadInput("saved needs the folder of a saved ranker: saved:FOLDER")
-        ranker = load_ranker(Path(call.path), self.world.catalog)
+        ranker = load_ranker(Path(call.path))  # what it knows of the items is kept with it
         if ranker.sizes.n_items != self.world.catalog.n_items:
             raise BadInput(
                 f"the ranker in {call.path} knows {ranker.sizes.n_items} items, "

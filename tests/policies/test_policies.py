@@ -105,7 +105,14 @@ def test_scoring_leaves_the_ranker_as_it_was(monkeypatch: pytest.MonkeyPatch) ->
     assert not ranker.training
     monkeypatch.setattr(greedy_module, "CELLS", 15)  # three rows of five candidates at once
     torch.testing.assert_close(scores(ranker, c), whole)
-    shared = Context.of(c.user, 30, features=c.features, history=c.history, feedback=c.feedback)
+    shared = Context.of(
+        c.user,
+        30,
+        features=c.features,
+        history=c.history,
+        feedback=c.feedback,
+        categories=c.categories,
+    )
     torch.testing.assert_close(scores(ranker, shared), ranker.score_all(c).detach())
 
 
@@ -113,7 +120,7 @@ def test_a_score_that_is_no_number_is_named() -> None:
     c, ranker = scene(), make(MF)
     item = int(c.candidates[2, 4])
     with torch.no_grad():
-        ranker.get_parameter("item_bias.weight")[item] = torch.nan
+        ranker.get_parameter("items.ids.weight")[item] = torch.nan
     row = int((c.candidates == item).any(1).nonzero()[0])
     with pytest.raises(
         BadInput, match=f"ranker mf gives row {row}, item {item} a score that is not a number"
