@@ -43,14 +43,19 @@ class YouTubeDNN(Ranker):
         layers: tuple[int, ...] = (128,)
         past: int = 50
         spread: float = 0.1
-        dropout: float = 0.1
+        dropout: float = 0.3
 
     name: ClassVar[str] = "youtube_dnn"
     recipe: ClassVar[Mapping[str, Any]] = {
         "loss": "softmax",
         "negatives": 100,
         "sampler": "popularity",
+        "epochs": 30,
+        "batch_size": 20_000,
+        "learning_rate": 0.001,
         "split": "round",
+        "judge": "ndcg",
+        "patience": 4,
     }
 
     def __init__(self, sizes: Sizes, spec: Spec, catalog: Catalog | None = None) -> None:
