@@ -205,7 +205,7 @@ def main() -> None:
         )
         python = _peer("cornac", CORNAC, options.no_peer or gpu)
         spec = {"dim": 64, "past": 0}
-        size = 262144 if gpu else 16384
+        size = 262144 if gpu else 32768
         how = {"loss": "bpr", "negatives": 1, "batch_size": size, "min_steps": 1, "measure": 10 * epochs}
         add(
             "BPR, 64 factors",

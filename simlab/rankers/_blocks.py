@@ -17,26 +17,34 @@ FEW = 8
 
 
 class _FewDots(torch.autograd.Function):
-    """⟨state, v⟩ of a few candidates a row, with as few passes over [user, dim] as there can be."""
+    """⟨state, v⟩ of a few candidates a row, without a copy of the candidates' vectors.
+
+    A row's candidates are a bag, and the dots are to a weighted bag what its weights' gradient is: the
+    kernels of `embedding_bag` gather, multiply and add in one pass over memory, which is what this costs.
+    """
 
     @staticmethod
     def forward(ctx: Any, state: Tensor, vectors: Tensor, candidates: Tensor) -> Tensor:
-        columns = candidates.unbind(1)
-        gathered = [vectors.detach().index_select(0, c) for c in columns]
-        ctx.save_for_backward(state.detach(), candidates, *gathered)
-        ctx.n_items = len(vectors)
-        return torch.stack([(g * state.detach()).sum(1) for g in gathered], dim=1)
+        rows, few = candidates.shape
+        flat = candidates.reshape(-1)
+        first = torch.arange(0, rows * few, few, device=flat.device)
+        bag_of = torch.arange(rows, device=flat.device).repeat_interleave(few)
+        ctx.save_for_backward(state.detach(), vectors.detach(), candidates, first)
+        dots: Tensor = torch.ops.aten._embedding_bag_per_sample_weights_backward(
+            state.detach(), vectors.detach(), flat, first, bag_of, 0, -1
+        )
+        return dots.view(rows, few)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        state, candidates, *gathered = ctx.saved_tensors
-        out = grads[0].t().contiguous().unsqueeze(2)  # [cand user 1]
-        by_state = gathered[0] * out[0]
-        for g, o in zip(gathered[1:], out[1:], strict=True):
-            by_state.addcmul_(g, o)
+        state, vectors, candidates, first = ctx.saved_tensors
+        out = grads[0].contiguous()
+        by_state = functional.embedding_bag(
+            candidates.reshape(-1), vectors, first, mode="sum", per_sample_weights=out.view(-1)
+        )
         by_vector = torch.ops.aten.embedding_dense_backward(
-            state * out, candidates.t().contiguous(), ctx.n_items, -1, False
+            state.unsqueeze(1) * out.unsqueeze(2), candidates, len(vectors), -1, False
         )
         return by_state, by_vector, None
 

@@ -69,11 +69,12 @@ class MF(Ranker):
         self, context: Context, state: Float[Tensor, "user dim"] | None = None
     ) -> Float[Tensor, "user cand"]:
         """Return inner products: one matrix product where all rows share their candidates."""
-        vector, own = self._user(context) if state is None else (state[:, : self.dim], state[:, -1:])
-        vectors, bias = torch.split(self.items.all(), [self.dim, 1], dim=1)
-        items = shared_candidates(context)
-        wanted = context.candidates if items is None else items
-        return dot(vector, vectors, context) + functional.embedding(wanted, bias).squeeze(-1) + own
+        if state is None:
+            vector, own = self._user(context)
+            state = torch.cat([vector, torch.ones_like(own)], dim=1)
+        else:
+            state, own = state[:, :-1], state[:, -1:]
+        return dot(state, self.items.all(), context) + own
 
     def start(self, logit: float) -> None:
         """Set μ."""
