@@ -11,13 +11,13 @@ from functools import cache
 from simlab.errors import BadInput, nearest
 
 FOLDERS = {
-    "ranker": "simlab.rankers",
-    "policy": "simlab.policies",
-    "world": "envs.users",
-    "click model": "envs.clicks",
-    "agent": "agents",
-    "estimator": "causal.bandit",
-    "dataset": "simlab.datasets",
+    "ranker": ("simlab.rankers",),
+    "policy": ("simlab.policies",),
+    "world": ("envs.users",),
+    "click model": ("envs.clicks",),
+    "agent": ("agents", "agents.actor_critic", "agents.value", "agents.bandits", "agents.two_stage"),
+    "estimator": ("causal.bandit",),
+    "dataset": ("simlab.datasets",),
 }
 """Where the parts of each kind live."""
 
@@ -30,9 +30,20 @@ def names(kind: str) -> list[str]:
     >>> "snips" in names("estimator")
     True
     """
-    package = importlib.import_module(FOLDERS[kind])
-    found = [m.name for m in pkgutil.iter_modules(package.__path__) if not m.ispkg]
-    return sorted(n for n in found if n not in _NOT_PARTS and not n.startswith("_"))
+    return sorted(_homes(kind))
+
+
+def _homes(kind: str) -> dict[str, str]:
+    """Return the folder of each part."""
+    found: dict[str, str] = {}
+    for folder in FOLDERS[kind]:
+        package = importlib.import_module(folder)
+        for module in pkgutil.iter_modules(package.__path__):
+            name, nested = module.name, f"{folder}.{module.name}" in FOLDERS[kind]
+            if name in _NOT_PARTS or name.startswith("_") or nested or (module.ispkg):
+                continue
+            found[name] = folder
+    return found
 
 
 @cache
@@ -47,7 +58,7 @@ def part(kind: str, name: str) -> type:
     key = name.replace("-", "_")
     if key not in names(kind):
         raise BadInput(f"there is no {kind} named {name}{nearest(key, names(kind))}")
-    module = importlib.import_module(f"{FOLDERS[kind]}.{key}")
+    module = importlib.import_module(f"{_homes(kind)[key]}.{key}")
     if hasattr(module, "PART"):
         chosen = module.PART
         assert isinstance(chosen, type)

@@ -121,13 +121,14 @@ def parts(kind: str) -> dict[str, str]:
 
 def file_of(kind: str, name: str) -> Path:
     """Return the file of a part, without importing it."""
-    package = importlib.util.find_spec(FOLDERS[kind])
-    assert package is not None
-    assert package.submodule_search_locations is not None
-    for place in package.submodule_search_locations:
-        for file in (Path(place) / f"{name}.py", Path(place) / name / "__init__.py"):
-            if file.is_file():
-                return file
+    for folder in FOLDERS[kind]:
+        package = importlib.util.find_spec(folder)
+        assert package is not None
+        assert package.submodule_search_locations is not None
+        for place in package.submodule_search_locations:
+            for file in (Path(place) / f"{name}.py", Path(place) / name / "__init__.py"):
+                if file.is_file():
+                    return file
     raise BadInput(f"the file of {kind} {name} is missing")
 
 

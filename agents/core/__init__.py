@@ -1,0 +1,1 @@
+"""What the agents that are stable-baselines3 algorithms share."""

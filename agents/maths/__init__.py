@@ -1,0 +1,1 @@
+"""The arithmetic of the agents: pure functions, each with an exact test."""

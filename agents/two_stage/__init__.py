@@ -1,0 +1,1 @@
+"""Agents for large catalogues: first retrieve, then choose."""

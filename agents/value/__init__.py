@@ -1,0 +1,1 @@
+"""Agents that learn the value of items and slates."""
