@@ -39,10 +39,8 @@ def _homes(kind: str) -> dict[str, str]:
     for folder in FOLDERS[kind]:
         package = importlib.import_module(folder)
         for module in pkgutil.iter_modules(package.__path__):
-            name, nested = module.name, f"{folder}.{module.name}" in FOLDERS[kind]
-            if name in _NOT_PARTS or name.startswith("_") or nested or (module.ispkg):
-                continue
-            found[name] = folder
+            if not (module.ispkg or module.name in _NOT_PARTS or module.name.startswith("_")):
+                found[module.name] = folder
     return found
 
 
