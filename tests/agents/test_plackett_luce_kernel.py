@@ -1,0 +1,205 @@
+"""The fused Plackett–Luce kernel against enumeration, autograd and the slate distribution of the lab."""
+
+import itertools
+
+import pytest
+import torch
+from torch import Tensor
+
+from agents.maths import plackett_luce
+from agents.maths.plackett_luce import (
+    entropy_surrogate,
+    gumbel_top_k,
+    slate_entropy_surrogate,
+    slot_entropies,
+    slot_log_probs,
+)
+from simlab.errors import BadInput
+from simlab.slates import PlackettLuce
+
+ITEMS, SLOTS = 6, 3
+SLATES = torch.tensor(list(itertools.permutations(range(ITEMS), SLOTS)))
+
+
+def _logits(rows: int, cands: int, seed: int = 0, scale: float = 2.0) -> Tensor:
+    return torch.randn(rows, cands, generator=torch.Generator().manual_seed(seed)).double() * scale
+
+
+def _slow(logits: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+    """Slot by slot, by the definition."""
+    left, log_prob, entropy = logits, [], []
+    for k in range(columns.shape[1]):
+        q = left.log_softmax(1)
+        log_prob.append(q.gather(1, columns[:, k : k + 1]))
+        entropy.append(-(q.exp() * q.masked_fill(left.isneginf(), 0.0)).sum(1, keepdim=True))
+        left = left.scatter(1, columns[:, k : k + 1], -torch.inf)
+    return torch.cat(log_prob, 1), torch.cat(entropy, 1)
+
+
+def _everything() -> tuple[Tensor, Tensor]:
+    """One row of logits as a leaf, and a copy of it for every slate."""
+    row = (_logits(1, ITEMS, seed=3, scale=1.2)).requires_grad_()
+    return row, row.expand(len(SLATES), ITEMS)
+
+
+def _cosine(a: Tensor, b: Tensor) -> float:
+    return float(torch.nn.functional.cosine_similarity(a.flatten(), b.flatten(), dim=0))
+
+
+def test_slate_probabilities_sum_to_one_and_equal_the_definition() -> None:
+    _, logits = _everything()
+    log_prob, entropy = slot_entropies(logits, SLATES)
+    want, want_entropy = _slow(logits, SLATES)
+    torch.testing.assert_close(log_prob.sum(1).exp().sum(), torch.tensor(1.0).double(), rtol=0, atol=1e-12)
+    torch.testing.assert_close(log_prob, want, rtol=0, atol=1e-12)
+    torch.testing.assert_close(entropy, want_entropy, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("cache", [1, 40, 1 << 20])
+def test_values_and_gradients_equal_autograd(cache: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plackett_luce, "CACHE", cache)
+    base = _logits(7, 12)
+    base[0, 3] = base[1, 2:5] = -torch.inf
+    columns = gumbel_top_k(base, 4, torch.Generator().manual_seed(1))
+    up, up_entropy = _logits(7, 4, seed=5), _logits(7, 4, seed=6)
+    grads = []
+    for function in (_slow, slot_entropies):
+        logits = base.clone().requires_grad_()
+        log_prob, entropy = function(logits, columns)
+        ((log_prob * up).sum() + (entropy * up_entropy).sum()).backward()  # type: ignore[no-untyped-call]
+        assert logits.grad is not None
+        grads.append(logits.grad)
+    assert grads[1][0, 3] == 0
+    assert (grads[1][1, 2:5] == 0).all()
+    torch.testing.assert_close(grads[1], grads[0].nan_to_num(0.0), rtol=0, atol=1e-12)
+
+
+def test_equals_the_slate_distribution() -> None:
+    logits = _logits(50, 40)
+    columns = gumbel_top_k(logits, 10, torch.Generator().manual_seed(2))
+    ours, _ = slot_log_probs(logits, columns, None)
+    torch.testing.assert_close(ours, PlackettLuce(logits, 10).slot_log_probs(columns), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("entropy", ["slots", "first", None])
+def test_gradcheck(entropy: plackett_luce.Entropy | None) -> None:
+    logits = _logits(4, 9, seed=8).requires_grad_()
+    columns = gumbel_top_k(logits, 4, torch.Generator().manual_seed(3))
+
+    def function(x: Tensor) -> tuple[Tensor, ...]:
+        out = slot_log_probs(x, columns, entropy)
+        return out if entropy is not None else out[:1]
+
+    assert torch.autograd.gradcheck(function, (logits,))
+
+
+def test_entropies() -> None:
+    row, logits = _everything()
+    log_prob, entropies = slot_entropies(logits, SLATES)
+    chance = log_prob.sum(1).exp()
+    truth = -(chance * chance.log()).sum()
+    torch.testing.assert_close((chance * entropies.sum(1)).sum(), truth, rtol=0, atol=1e-12)
+    (want,) = torch.autograd.grad(truth, row)
+
+    fixed = chance.detach()
+    (slots,) = torch.autograd.grad((fixed * slot_log_probs(logits, SLATES, "slots")[1]).sum(), row)
+    (first,) = torch.autograd.grad((fixed * slot_log_probs(logits, SLATES, "first")[1]).sum(), row)
+    (slate,) = torch.autograd.grad((fixed * slate_entropy_surrogate(logits, SLATES)).sum(), row)
+    torch.testing.assert_close(slate, want, rtol=0, atol=1e-12)
+    # The pathwise gradient is not the gradient of the slate's entropy, but it points almost the same way.
+    assert _cosine(slots, want) == pytest.approx(COSINE_SLOTS, abs=5e-4)
+    assert _cosine(first, want) == pytest.approx(COSINE_FIRST, abs=5e-4)
+
+
+COSINE_SLOTS, COSINE_FIRST = 0.9936, 0.9178
+
+
+def test_surrogate_has_the_value_of_the_entropies() -> None:
+    log_prob, entropies = slot_entropies(_logits(5, 8), gumbel_top_k(_logits(5, 8), 3))
+    torch.testing.assert_close(entropy_surrogate(log_prob, entropies), entropies.sum(1), rtol=0, atol=0)
+
+
+def test_exactly_as_many_candidates_as_slots() -> None:
+    logits = _logits(3, 5)
+    logits[0, 4] = -torch.inf
+    logits.requires_grad_()
+    columns = torch.tensor([[0, 1, 2, 3], [4, 3, 2, 1], [1, 0, 2, 4]])
+    log_prob, entropy = slot_log_probs(logits, columns, "slots")
+    (log_prob.sum() + entropy.sum()).backward()  # type: ignore[no-untyped-call]
+    assert log_prob[0, 3] == 0  # nothing else was left
+    assert logits.grad is not None
+    assert logits.grad.isfinite().all()
+    assert logits.grad[0, 4] == 0
+
+
+def test_a_masked_choice_is_impossible_and_passes_nothing_on() -> None:
+    logits = _logits(1, 5)
+    logits[0, 2] = -torch.inf
+    logits.requires_grad_()
+    log_prob, entropy = slot_log_probs(logits, torch.tensor([[0, 2, 1]]), "slots")
+    assert log_prob[0].isneginf().tolist() == [False, True, False]
+    (log_prob.nan_to_num(neginf=0.0).sum() + entropy.sum()).backward()  # type: ignore[no-untyped-call]
+    assert logits.grad is not None
+    assert logits.grad.isfinite().all()
+    assert logits.grad[0, 2] == 0
+
+
+def test_huge_gaps_do_not_underflow() -> None:
+    logits = torch.tensor([[500.0, 100.0, -300.0, -300.0, -900.0]], requires_grad=True)
+    log_prob, entropy = slot_entropies(logits, torch.tensor([[0, 1, 2]]))
+    torch.testing.assert_close(log_prob, torch.tensor([[0.0, 0.0, -0.6931472]]))
+    torch.testing.assert_close(entropy, torch.tensor([[0.0, 0.0, 0.6931472]]))
+    log_prob.sum().backward()  # type: ignore[no-untyped-call]
+    assert logits.grad is not None
+    torch.testing.assert_close(logits.grad, torch.tensor([[0.0, 0.0, 0.5, -0.5, 0.0]]))
+    columns = gumbel_top_k(logits.repeat(20, 20) - torch.arange(100.0) * 1000, 4)
+    assert (columns[:, :2] == torch.tensor([0, 1])).all()
+
+
+def test_half_precision_logits_are_worked_off_in_single() -> None:
+    logits = _logits(4, 30).bfloat16()
+    columns = gumbel_top_k(logits.float(), 3)
+    torch.testing.assert_close(slot_log_probs(logits, columns)[0], _slow(logits.float(), columns)[0])
+
+
+def _key(columns: Tensor) -> Tensor:
+    return (columns * (ITEMS ** torch.arange(SLOTS - 1, -1, -1))).sum(1)
+
+
+@pytest.mark.parametrize("draw", ["race", "inversion"])
+def test_samples_have_the_law_of_plackett_luce(draw: str) -> None:
+    """Chi-square over all 120 slates, of peaked logits so that several rounds are needed."""
+    from scipy.stats import chi2
+
+    row = torch.tensor([3.0, 1.0, 0.5, 0.0, -0.5, -1.0])
+    rows = 60_000
+    function = getattr(plackett_luce, f"_{draw}")
+    columns = function(row.repeat(rows, 1), SLOTS, torch.Generator().manual_seed(4))
+    assert not PlackettLuce(row.repeat(rows, 1), SLOTS).log_prob(columns).isneginf().any()
+    count = torch.bincount(_key(columns), minlength=ITEMS**SLOTS)[_key(SLATES)].double()
+    want = rows * slot_log_probs(row.double().expand(len(SLATES), -1), SLATES, None)[0].sum(1).exp()
+    assert count.sum() == rows
+    assert chi2.sf(float(((count - want) ** 2 / want).sum()), len(SLATES) - 1) > 1e-3
+
+
+@pytest.mark.parametrize("cands", [8, 300])
+def test_masked_candidates_are_never_drawn(cands: int) -> None:
+    generator = torch.Generator().manual_seed(5)
+    mask = torch.rand(500, cands, generator=generator) < 0.6
+    mask[:, :3] = True
+    logits = _logits(500, cands, scale=4.0).float().masked_fill(~mask, -torch.inf)
+    logits[:10, 3:] = -torch.inf  # exactly as many as slots
+    columns = gumbel_top_k(logits, 3, generator)
+    assert not logits.gather(1, columns).isneginf().any()
+    assert (columns.sort(1).values.diff(dim=1) > 0).all()
+
+
+@pytest.mark.parametrize("cands", [8, 300])
+def test_samples_repeat_by_seed_and_need_enough_candidates(cands: int) -> None:
+    logits = _logits(6, cands).float()
+    one, two, other = (gumbel_top_k(logits, 3, torch.Generator().manual_seed(s)) for s in (1, 1, 2))
+    assert torch.equal(one, two)
+    assert not torch.equal(one, other)
+    logits[4, 2:] = -torch.inf
+    with pytest.raises(BadInput, match="row 4 has 2 candidates, but the slate has 3 slots"):
+        gumbel_top_k(logits, 3)
