@@ -172,6 +172,7 @@ def item_side(features: Float[Tensor, "item feat"], dim: int) -> Float[Tensor, "
     spread = x.std(0, correction=0)
     x = ((x - x.mean(0)) / torch.where(spread > 1e-6, spread, 1.0)).clamp(-CLIP, CLIP)
     if x.shape[1] > dim:
+        x = x - x.mean(0)  # what was cut off has moved it
         _, vectors = torch.linalg.eigh(x.T @ x)
         x = x @ vectors[:, -dim:].flip(1)
         spread = x.std(0, correction=0)

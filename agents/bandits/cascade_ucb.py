@@ -40,9 +40,7 @@ class CascadeUcb(Counting):
 
     def __post_init__(self) -> None:
         if self.bound not in BOUNDS:
-            raise BadInput(
-                f"bound is one of {', '.join(BOUNDS)}, not {self.bound}{nearest(self.bound, BOUNDS)}"
-            )
+            raise BadInput(f"bound is ucb1 or kl, not {self.bound}{nearest(self.bound, BOUNDS)}")
 
     def counted(self, click: Float[Tensor, "user slot"]) -> Float[Tensor, "user slot"]:
         """Return 1 at and above the first click, 0 below."""

@@ -39,7 +39,7 @@ class LinearTS(Linear):
 
     KEEPS: ClassVar[tuple[str, ...]] = (*Linear.BASE, "draws")
 
-    spread: float = 0.3
+    spread: float = 0.1
     draws: int = 32
 
     def __post_init__(self) -> None:

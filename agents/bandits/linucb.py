@@ -37,7 +37,7 @@ class LinUcb(Linear):
 
     KEEPS: ClassVar[tuple[str, ...]] = (*Linear.BASE, "width")
 
-    alpha: float = 0.3
+    alpha: float = 0.1
 
     def __post_init__(self) -> None:
         super().__post_init__()

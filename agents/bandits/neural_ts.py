@@ -25,6 +25,10 @@ from simlab.slates import SlateDistribution
 from simlab.training.fit import FitSettings, fit
 from simlab.training.store import load_ranker, save_ranker
 
+SPECS: dict[str, dict[str, Any]] = {
+    "two_tower": {"dim": 16, "layers": (32,), "past": 20, "unit": False, "temperature": 1.0}
+}
+"""Settings of a family in place of its own defaults: small, and free to say how likely a click is."""
 ROWS = 4096
 """Contexts that are encoded at once."""
 
@@ -49,7 +53,7 @@ class NeuralTS(Bandit):
 
     Attributes:
         family: of the ranker; one with item vectors.
-        spec: its settings.
+        spec: its settings, over those of `SPECS`.
         rounds: collections by its own posterior.
         spread: v; 0 does not explore.
         draws: M.
@@ -64,11 +68,9 @@ class NeuralTS(Bandit):
     KEEPS: ClassVar[tuple[str, ...]] = ("precision", "moment", "vectors", "theta", "draws")
 
     family: str = "two_tower"
-    spec: dict[str, Any] = field(
-        default_factory=lambda: {"dim": 16, "layers": (32,), "past": 20, "unit": False, "temperature": 1.0}
-    )
+    spec: dict[str, Any] = field(default_factory=dict)
     rounds: int = 3
-    spread: float = 0.3
+    spread: float = 0.1
     draws: int = 32
     ridge: float = 1.0
     training: FitSettings = field(default_factory=lambda: FitSettings(epochs=8, batch_size=2048))
@@ -130,6 +132,7 @@ class NeuralTS(Bandit):
                 self.refresh(seed.split(f"draw {turn}"))
             ctr = float(logs[-1].reward.mean()) / world.slots
             report(f"{self.name}: collection {turn + 1} of {parts}, {len(logs[-1])} slates, {ctr:.4f} a slot")
+        self.earned = [clicks / users for clicks in self.earned]
         return self
 
     def _collect(self, world: SlateWorld[Any], first: int, users: int, steps: int, seed: Seed) -> Log:
@@ -156,7 +159,8 @@ class NeuralTS(Bandit):
             if self.ranker is not None:
                 self.update(context, slate, response)
                 self.refresh(seed.split(f"draw {t}"))
-            self.earned.append(float(response.click.sum()) / users)
+            before = self.earned[t] if t < len(self.earned) else 0.0
+            self.earned[t : t + 1] = [before + float(response.click.sum())]
         rows: dict[str, Any] = {name: torch.stack(values) for name, values in kept.items()}
         return Trajectories(
             user=start.user,
@@ -278,6 +282,7 @@ class NeuralTS(Bandit):
         n_items, slots = (1, 1) if world is None else (world.catalog.n_items, world.slots)
         sizes = Sizes(n_users=0, n_items=n_items, n_features=n_features, slots=slots)
         catalog = None if world is None else world.catalog
-        ranker = family.build(sizes, self.spec, catalog, seed)  # type: ignore[attr-defined]
+        spec = SPECS.get(self.family, {}) | self.spec
+        ranker = family.build(sizes, spec, catalog, seed)  # type: ignore[attr-defined]
         assert isinstance(ranker, Ranker)
         return ranker
