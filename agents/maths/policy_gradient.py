@@ -28,7 +28,7 @@ def placement_loss(
     """Return -Σ_k log P(a_k | above) (Σ_{j≥k} c_j - b_k): a slot answers for itself and those below.
 
     Unbiased for the reward Σ_k c_k if c_j does not depend on what stands below slot j, and b_k not on slot k
-    or those below it. This is the placement policy gradient of Oosterhuis (2021, section 4).
+    or those below it. This is the placement policy gradient that Oosterhuis (2021) starts from.
 
     Args:
         log_prob: of each slot.
@@ -105,9 +105,9 @@ def pl_rank(
 
         ∂/∂ℓ_i = E[ Σ_{k>rank(i)} θ_k w_{a_k} + Σ_{k≤rank(i)} p_k(i) (θ_k w_i - Σ_{x≥k} θ_x w_{a_x}) ],
 
-    where the first sum is there for shown candidates only (Oosterhuis 2021, section 5; in O(cand + slot) as
-    in Oosterhuis 2022). It needs the worth of every candidate, and in return uses what each candidate would
-    have earned, not only what was shown.
+    where the first sum is there for shown candidates only (PL-Rank, Oosterhuis 2021; in O(cand + slot) as
+    PL-Rank-3, Oosterhuis 2022). It needs the worth of every candidate, and in return uses what each of them
+    would have earned, not only what was shown.
 
     Where we differ: a baseline is taken off every worth, which changes the objective by a constant. Without
     it a slate of good items pushes all shown logits around together, and the variance is that of the level.

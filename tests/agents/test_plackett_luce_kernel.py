@@ -167,14 +167,14 @@ def _key(columns: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("draw", ["race", "inversion"])
-def test_samples_have_the_law_of_plackett_luce(draw: str) -> None:
+def test_samples_have_the_law_of_plackett_luce(draw: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Chi-square over all 120 slates, of peaked logits so that several rounds are needed."""
     from scipy.stats import chi2
 
     row = torch.tensor([3.0, 1.0, 0.5, 0.0, -0.5, -1.0])
     rows = 60_000
-    function = getattr(plackett_luce, f"_{draw}")
-    columns = function(row.repeat(rows, 1), SLOTS, torch.Generator().manual_seed(4))
+    monkeypatch.setattr(plackett_luce, "RACE_BELOW", 0 if draw == "inversion" else ITEMS)
+    columns = gumbel_top_k(row.repeat(rows, 1), SLOTS, torch.Generator().manual_seed(4))
     assert not PlackettLuce(row.repeat(rows, 1), SLOTS).log_prob(columns).isneginf().any()
     count = torch.bincount(_key(columns), minlength=ITEMS**SLOTS)[_key(SLATES)].double()
     want = rows * slot_log_probs(row.double().expand(len(SLATES), -1), SLATES, None)[0].sum(1).exp()
@@ -203,3 +203,25 @@ def test_samples_repeat_by_seed_and_need_enough_candidates(cands: int) -> None:
     logits[4, 2:] = -torch.inf
     with pytest.raises(BadInput, match="row 4 has 2 candidates, but the slate has 3 slots"):
         gumbel_top_k(logits, 3)
+
+
+def test_diverged_logits_are_refused() -> None:
+    logits = _logits(6, 300).float()
+    logits[2, 7] = torch.nan
+    with pytest.raises(BadInput, match="row 2 has the logit nan at column 7; it must be finite or -inf"):
+        gumbel_top_k(logits, 3)
+
+
+def test_other_rows_and_masked_tails_do_not_change_a_row() -> None:
+    """Half the candidates masked, one row all alike: single precision against the definition in double."""
+    logits = _logits(5, 1000, seed=9).float()
+    logits[:, ::2] = -torch.inf
+    logits[3, 1::2] = 4.0
+    columns = gumbel_top_k(logits, 10, torch.Generator().manual_seed(6))
+    log_prob, entropy = slot_entropies(logits, columns)
+    want, want_entropy = _slow(logits.double(), columns)
+    torch.testing.assert_close(log_prob.double(), want, rtol=0, atol=1e-5)
+    torch.testing.assert_close(entropy.double(), want_entropy, rtol=0, atol=1e-5)
+    alone, _ = slot_log_probs(logits[3:4], columns[3:4], None)
+    assert torch.equal(alone[0], log_prob[3])
+    assert float(entropy[3, 0]) == pytest.approx(6.2146081, abs=1e-5)  # log 500
