@@ -154,8 +154,16 @@ class Context:
         return match.to(torch.uint8).argmax(2)
 
     def rows(self, index: Tensor | slice) -> "Context":
-        """Return the context of some rows only."""
-        return self._map(lambda x: x[index])
+        """Return the context of some rows only; what all rows share stays one row, expanded."""
+
+        def pick(x: Tensor) -> Tensor:
+            if not isinstance(index, Tensor) or index.dtype == torch.bool or index.dim() != 1:
+                return x[index]
+            if x.dim() == 2 and x.stride(0) == 0 and len(x) > 0:
+                return x[:1].expand(len(index), -1)
+            return x.index_select(0, index)
+
+        return self._map(pick)
 
     def to(self, device: torch.device | str) -> "Context":
         """Return the same context on another device."""

@@ -70,7 +70,7 @@ def copied(ranker: Ranker) -> Ranker:
 
 
 class ValueHead(nn.Module):
-    """One number from a state: layer norm, then a ReLU network whose last layer starts at zero.
+    """A number (or several) from a state: layer norm, then a ReLU network whose last layer starts at zero.
 
     The norm is there because a ranker's state may be of any size; the zero start makes every value 0 at
     first, so that a fresh critic adds no noise.
@@ -79,9 +79,10 @@ class ValueHead(nn.Module):
         width: of the state.
         hidden: widths of the layers; none for a linear head.
         seed: of the first weights.
+        outputs: how many numbers; with more than one, the value is [user output].
     """
 
-    def __init__(self, width: int, hidden: tuple[int, ...], seed: Seed) -> None:
+    def __init__(self, width: int, hidden: tuple[int, ...], seed: Seed, outputs: int = 1) -> None:
         super().__init__()
         layers: list[nn.Module] = [nn.LayerNorm(width)]
         with torch.random.fork_rng(devices=[]):  # modules draw first weights from the global generator
@@ -89,12 +90,12 @@ class ValueHead(nn.Module):
             for out in hidden:
                 layers += [nn.Linear(width, out), nn.ReLU()]
                 width = out
-            last = nn.Linear(width, 1)
+            last = nn.Linear(width, outputs)
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
         self.layers = nn.Sequential(*layers, last)
 
-    def forward(self, state: Float[Tensor, "user dim"]) -> Float[Tensor, " user"]:
+    def forward(self, state: Float[Tensor, "user dim"]) -> Float[Tensor, "user *output"]:
         """Return a value for each state."""
         value: Tensor = self.layers(state)
         return value.squeeze(1)

@@ -1,0 +1,390 @@
+"""What every slate learner adds to stable-baselines3: a policy of the lab, safe files, exact resume."""
+
+import inspect
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.vec_env import VecEnv
+from torch import Tensor
+
+from agents.core.rows import WorldRows, rows_of, world_of
+from agents.core.saving import (
+    file_of,
+    filled,
+    flat_tensors,
+    optimizer_tensors,
+    restore_optimizer,
+    space_json,
+    space_of,
+)  # fmt: skip
+from simlab.context import Context
+from simlab.errors import BadInput
+from simlab.rankers.contract import hollow
+from simlab.seeds import Seed
+from simlab.slates import SlateDistribution
+from simlab.training.store import read_tensors, write_tensors
+
+
+class SlateAlgorithm(BaseAlgorithm):
+    """A learner of slates, as a mixin in front of a class of stable-baselines3.
+
+    `learn`, `predict`, callbacks, the logger and `evaluate_policy` are those of stable-baselines3. Besides,
+    a learner is a `Policy` of the lab: `distribution(context, slots)` gives propensities. `save` writes one
+    safetensors file with a JSON header, and `load` runs no code from it.
+
+    A world's own batch (`make_sb3`) is stepped on tensors, without copies; any other environment through its
+    arrays. All luck hangs from `seed`.
+
+    Attributes:
+        name: in tables and logs.
+        kept: which settings are saved, and the attribute that holds each: numbers, words and lists of them.
+        optimizers: names of the optimisers below the policy that are saved.
+    """
+
+    name: ClassVar[str]
+    kept: ClassVar[Mapping[str, str]] = {}
+    optimizers: ClassVar[tuple[str, ...]] = ("optimizer",)
+
+    policy: Any
+    tensors: bool = True
+    _rows: Any = None
+    _context: Context | None = None
+    _luck: torch.Generator | None = None
+    _returns: Tensor | None = None
+    _lengths: Tensor | None = None
+
+    # As a policy of the lab ---------------------------------------------------------------------
+
+    def distribution(self, context: Context, slots: int) -> SlateDistribution:
+        """Return the distribution over slates that this learner acts by now."""
+        raise NotImplementedError
+
+    # The rows that it learns from ---------------------------------------------------------------
+
+    def begin(self, past: int) -> Any:
+        """Return the batch of users that is being learned from; it goes on where the last call stopped."""
+        if self._rows is None:
+            assert self.env is not None
+            self._rows = rows_of(self.env, self.own_seed("users"), past, self.device, self.tensors)
+            self._context = self._rows.reset()
+            n = self.env.num_envs
+            self._returns = torch.zeros(n, device=self.device)
+            self._lengths = torch.zeros(n, device=self.device)
+        return self._rows
+
+    def own_seed(self, what: str) -> Seed:
+        """Return the seed of a part of this learner's luck."""
+        return Seed(int(self.seed or 0)).split(what)
+
+    @property
+    def luck(self) -> torch.Generator:
+        """The generator of what this learner draws itself."""
+        if self._luck is None:
+            self._luck = self.own_seed("draws").torch(self.device)
+        return self._luck
+
+    def note_ends(self, ends: list[tuple[Tensor, Tensor, Tensor]]) -> None:
+        """Tell stable-baselines3 of finished episodes: (done, return, length) of each step."""
+        if not ends:
+            return
+        done = torch.stack([d for d, _, _ in ends])
+        if not bool(done.any()):
+            return
+        returns = torch.stack([r for _, r, _ in ends])[done].tolist()
+        lengths = torch.stack([n for _, _, n in ends])[done].tolist()
+        assert self.ep_info_buffer is not None
+        few = self._stats_window_size
+        self.ep_info_buffer.extend(
+            {"r": r, "l": n, "t": 0.0} for r, n in zip(returns[-few:], lengths[-few:], strict=True)
+        )
+
+    def count_reward(self, reward: Tensor, done: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Add a step's rewards to the running returns; return (done, return, length)."""
+        assert self._returns is not None
+        assert self._lengths is not None
+        returns, lengths = self._returns + reward, self._lengths + 1
+        self._returns, self._lengths = returns.masked_fill(done, 0.0), lengths.masked_fill(done, 0.0)
+        return done, returns, lengths
+
+    def check_finite(self, loss: float) -> None:
+        """Stop a training that diverged, with the last good weights.
+
+        Raises:
+            BadInput: naming the step, if the loss is not finite.
+        """
+        if math.isfinite(loss):
+            self._good = {k: v.detach().clone() for k, v in self.policy.state_dict().items()}
+            return
+        good = getattr(self, "_good", None)
+        back = "the first weights are lost" if good is None else "the last good weights are back"
+        if good is not None:
+            self.policy.load_state_dict(good)
+        raise BadInput(
+            f"{self.name}: the loss is {loss} at step {self.num_timesteps}, so training stopped; {back}: "
+            "try a smaller learning_rate"
+        )
+
+    # On disk --------------------------------------------------------------------------------------
+
+    def save(self, path: Any, exclude: Any = None, include: Any = None) -> None:
+        """Write weights, optimiser and settings as one safetensors file with a JSON header.
+
+        Args:
+            path: the file; `.safetensors` is added.
+            exclude: must be None: there is nothing that could be left out.
+            include: must be None.
+        """
+        self._write(path, {}, {})
+
+    def save_run(self, path: Any) -> None:
+        """Write everything that training goes on from, the world's users included; see `resume`.
+
+        Raises:
+            BadInput: where the environment is not a world's own batch, whose state cannot be kept.
+        """
+        rows = self.begin(0)
+        if not isinstance(rows, WorldRows):
+            raise BadInput("only a world's own batch (make_sb3) can be kept whole; use save for the weights")
+        assert rows.state is not None
+        assert self._returns is not None
+        assert self._lengths is not None
+        extra = flat_tensors(rows.state, "state")
+        extra |= {"luck": self.luck.get_state(), "torch": torch.get_rng_state()}
+        extra |= {"returns": self._returns, "lengths": self._lengths}
+        extra |= {f"more.{k}": v for k, v in self._more().items()}
+        self._write(path, extra, {"world": rows.world.name, "world spec": repr(rows.world.spec)})
+
+    def resume(self, path: Any) -> "SlateAlgorithm":
+        """Go on from what `save_run` wrote, and end with the same weights as without the pause.
+
+        Call it on a learner that was built as the one that wrote the file; then call
+        `learn(..., reset_num_timesteps=False)` with the steps that are left.
+
+        Raises:
+            BadInput: for a file of another learner, ranker or world.
+        """
+        where = file_of(path)
+        tensors, facts = read_tensors(where)
+        self._check(where, facts)
+        rows = self.begin(self._past())
+        world = (rows.world.name, repr(rows.world.spec)) if isinstance(rows, WorldRows) else ("", "")
+        if world != (facts.get("world"), facts.get("world spec")):
+            raise BadInput(
+                f"{where} is of a run in {facts.get('world') or 'no world'}, not in this {world[0]}"
+            )
+        self._restore(where, tensors, facts)
+        rows.state = filled(rows.state, {k: v for k, v in tensors.items() if k.startswith("state.")}, "state")
+        self._context = rows._see(rows.state)
+        self.luck.set_state(tensors["luck"])
+        torch.set_rng_state(tensors["torch"])
+        self._returns, self._lengths = tensors["returns"].to(self.device), tensors["lengths"].to(self.device)
+        self._take({k.removeprefix("more."): v for k, v in tensors.items() if k.startswith("more.")})
+        return self
+
+    @classmethod
+    def load(  # type: ignore[override]
+        cls,
+        path: Any,
+        env: VecEnv | None = None,
+        device: torch.device | str = "auto",
+        custom_objects: None = None,
+        print_system_info: bool = False,
+        force_reset: bool = True,
+        **kwargs: Any,
+    ) -> Any:
+        """Read what `save` wrote; no code in the file is run.
+
+        Args:
+            path: the file.
+            env: where to go on learning; of the same spaces. None to act only.
+            device: where the weights go.
+            custom_objects: must be None: there are no objects in the file.
+            print_system_info: ignored.
+            force_reset: ignored: learning goes on with new users.
+            **kwargs: settings to change, such as `learning_rate`.
+
+        Raises:
+            BadInput: for a file that is missing, damaged, or of another learner or of other spaces.
+        """
+        where = file_of(path)
+        tensors, facts = read_tensors(where)
+        if facts.get("algorithm") != cls.__name__:
+            raise BadInput(f"{where} is of a {facts.get('algorithm')}, not of a {cls.__name__}")
+        spaces_ = [space_of(facts[key]) for key in ("observation_space", "action_space")]
+        if env is not None:
+            _same_spaces(where, spaces_, env)
+        known = inspect.signature(cls.__init__).parameters
+        for key in kwargs:
+            if key not in known:
+                raise BadInput(f"{cls.__name__} has no setting {key}")
+        settings = {k: _back(v) for k, v in facts["settings"].items()} | kwargs
+        settings["policy_kwargs"] = _policy_kwargs(facts)
+        make: Any = cls
+        model = make(env=env, device=device, _init_setup_model=False, **settings)
+        model.observation_space, model.action_space = spaces_
+        model.n_envs = facts["n_envs"] if env is None else env.num_envs
+        model._setup_model()
+        model._restore(where, tensors, facts)
+        return model
+
+    def _write(self, path: Any, extra: Mapping[str, Tensor], more: Mapping[str, Any]) -> None:
+        tensors = {f"policy.{k}": v for k, v in self.policy.state_dict().items()}
+        for name in self.optimizers:
+            found = optimizer_tensors(getattr(self.policy, name))
+            tensors |= {f"{name}.{k}": v for k, v in found.items()}
+        shape = self._ranker_shape()
+        facts = {
+            "algorithm": type(self).__name__,
+            "settings": {name: _plain(name, getattr(self, of)) for name, of in self.kept.items()},
+            "policy_kwargs": {
+                k: _plain(k, v) for k, v in self.policy_kwargs.items() if k not in ("catalog", "use_sde")
+            },
+            "catalog": shape,
+            "n_items": self.policy.n_items,
+            "observation_space": space_json(self.observation_space),
+            "action_space": space_json(self.action_space),
+            "n_envs": self.n_envs,
+            "num_timesteps": self.num_timesteps,
+            "updates": self._n_updates,
+            **more,
+        }
+        # What two modules share is kept once, as its own tensor each: safetensors refuses shared storage.
+        write_tensors(
+            file_of(path), {k: v.detach().clone() for k, v in (tensors | dict(extra)).items()}, facts
+        )
+
+    def _restore(self, where: Path, tensors: dict[str, Tensor], facts: Mapping[str, Any]) -> None:
+        weights = {k.removeprefix("policy."): v for k, v in tensors.items() if k.startswith("policy.")}
+        mine = self.policy.state_dict()
+        wrong = sorted(k for k in set(mine) ^ set(weights)) or sorted(
+            k for k in mine if mine[k].shape != weights[k].shape
+        )
+        if wrong:
+            raise BadInput(f"{where} is of another network: {wrong[0]} differs")
+        self.policy.load_state_dict(weights)
+        for name in self.optimizers:
+            kept = {k.removeprefix(f"{name}."): v for k, v in tensors.items() if k.startswith(f"{name}.")}
+            restore_optimizer(getattr(self.policy, name), kept)
+        self.num_timesteps = int(facts["num_timesteps"])
+        self._n_updates = int(facts["updates"])
+
+    def _check(self, where: Path, facts: Mapping[str, Any]) -> None:
+        if facts.get("algorithm") != type(self).__name__:
+            raise BadInput(f"{where} is of a {facts.get('algorithm')}, not of a {type(self).__name__}")
+        here = [space_json(self.observation_space), space_json(self.action_space)]
+        if here != [facts.get("observation_space"), facts.get("action_space")]:
+            raise BadInput(f"{where} is of a world with other spaces")
+
+    def _ranker_shape(self) -> dict[str, Any]:
+        """Return what decides the shapes of the ranker's item side."""
+        for module in self.policy.modules():
+            if hasattr(module, "catalog_shape"):
+                shape: dict[str, Any] = module.catalog_shape
+                return shape
+        return {"features": 0, "fields": [], "vectors": 0}
+
+    def _past(self) -> int:
+        """Return how many items of history the networks ask for."""
+        return max((int(m.past) for m in self.policy.modules() if hasattr(m, "catalog_shape")), default=0)
+
+    def _more(self) -> dict[str, Tensor]:
+        """Return what else a run needs, such as a replay buffer."""
+        return {}
+
+    def _take(self, more: dict[str, Tensor]) -> None:
+        """Put back what `_more` returned."""
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "_rows", "_context", "_luck"]
+
+
+class KeepRun(BaseCallback):
+    """Keeps the whole run on disk every so many rollouts, so that a killed run resumes to the same result.
+
+    Args:
+        path: the file, written whole each time.
+        every: rollouts between two files.
+    """
+
+    def __init__(self, path: str | Path, every: int = 10) -> None:
+        super().__init__()
+        if every < 1:
+            raise BadInput(f"every is at least 1 rollout, not {every}")
+        self.path, self.every, self.count = path, every, 0
+
+    def _on_rollout_start(self) -> None:
+        """Write between two rollouts: everything of the last one is learned."""
+        if self.count and self.count % self.every == 0:
+            assert isinstance(self.model, SlateAlgorithm)
+            self.model.save_run(self.path)
+        self.count += 1
+
+    def _on_step(self) -> bool:
+        return True
+
+
+def with_catalog(policy_kwargs: Mapping[str, Any] | None, env: VecEnv | None) -> dict[str, Any]:
+    """Return a policy's settings with what is known of the items of the environment's world."""
+    settings = dict(policy_kwargs or {})
+    world = world_of(env)
+    if world is not None and "catalog" not in settings:
+        settings["catalog"] = replace(world.catalog, features=world.catalog.features.float())
+    return settings
+
+
+def _policy_kwargs(facts: Mapping[str, Any]) -> dict[str, Any]:
+    shape = facts["catalog"]
+    settings = {k: _back(v) for k, v in facts["policy_kwargs"].items()}
+    if any(shape.values()):
+        settings["catalog"] = hollow(shape, int(facts["n_items"]))
+    return settings
+
+
+def _back(value: Any) -> Any:
+    """Return a setting from JSON: lists were tuples."""
+    if isinstance(value, dict):
+        return {k: _back(v) for k, v in value.items()}
+    return tuple(_back(v) for v in value) if isinstance(value, list) else value
+
+
+def _same_spaces(where: Path, kept: list[spaces.Space[Any]], env: VecEnv) -> None:
+    for name, space in zip(("observation", "action"), kept, strict=True):
+        here = getattr(env, f"{name}_space")
+        if space_json(here) != space_json(space):
+            raise BadInput(f"{where} is of a world with another {name} space: {space}, not {here}")
+
+
+def _plain(name: str, value: Any) -> Any:
+    """Return a setting as JSON.
+
+    Raises:
+        BadInput: for what is code, such as a schedule.
+    """
+    if isinstance(value, dict):
+        return {k: _plain(f"{name} {k}", v) for k, v in value.items()}
+    if isinstance(value, tuple | list):
+        return [_plain(name, v) for v in value]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise BadInput(
+        f"setting {name} is a {type(value).__name__}, which is no number or word and cannot be kept"
+    )
+
+
+def same_names(words: str) -> dict[str, str]:
+    """Return settings that are held by attributes of their own names."""
+    return {word: word for word in words.split()}
+
+
+def linear(start: float, end: float | None) -> Any:
+    """Return a learning rate, or a schedule that goes in a straight line from `start` to `end`."""
+    if end is None:
+        return start
+    return lambda left: end + (start - end) * left

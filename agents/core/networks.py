@@ -1,0 +1,133 @@
+"""An actor and its critics on one ranker: logits of the candidates, a value, and what each slot earns."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from simlab.adapters._state import ValueHead, copied, full, state_width
+from simlab.context import Catalog, Context
+from simlab.errors import BadInput, nearest
+from simlab.parts import part
+from simlab.rankers.contract import Ranker, Sizes, hollow
+from simlab.seeds import Seed
+
+BODIES = ("own", "shared", "detached")
+"""Whose state the critics read: a copy of the ranker, or the actor's, with or without a gradient to it."""
+
+SPEC: Mapping[str, Mapping[str, Any]] = {
+    "two_tower": {"dim": 32, "layers": (128, 32), "past": 50, "unit": False, "temperature": 1.0}
+}
+"""Settings of a family that suit an actor, where they differ from its own."""
+
+
+def build_ranker(
+    family: str,
+    spec: Mapping[str, Any] | None,
+    n_items: int,
+    n_features: int,
+    catalog: Catalog | None,
+    seed: Seed,
+) -> Ranker:
+    """Return an untrained ranker for which all users are new.
+
+    Raises:
+        BadInput: for an unknown family or setting, and for one without anything to train.
+    """
+    kind: Any = part("ranker", family)
+    sizes = Sizes(n_users=0, n_items=n_items, n_features=n_features)
+    ranker = kind.build(sizes, {**SPEC.get(kind.name, {}), **(spec or {})}, catalog, seed)
+    assert isinstance(ranker, Ranker)
+    if not ranker.trainable:
+        raise BadInput(f"ranker {family} has nothing to train by gradients, so it cannot be an agent's body")
+    return ranker
+
+
+class SlateNetwork(nn.Module):
+    """Logits ℓ(s, i), the value V(s) = F(s) + Σ_k b_k(s), and b_k(s): what slot k earns now.
+
+    F is the value of all that is not earned by a slot now: the future. That V is a sum lets every slot have a
+    baseline of its own, and the critics learn each part from its own target.
+
+    Args:
+        ranker: scores the candidates; it is used, not copied.
+        slots: K.
+        body: whose state the critics read: "own" (a copy of the ranker), "shared" or "detached".
+        hidden: widths of the critics' layers.
+        slot_values: whether there are b_k; without them V = F.
+        seed: of the critics' first weights.
+
+    Raises:
+        BadInput: for an unknown body, with the nearest one.
+    """
+
+    def __init__(
+        self,
+        ranker: Ranker,
+        slots: int,
+        *,
+        body: str = "own",
+        hidden: tuple[int, ...] = (64,),
+        slot_values: bool = True,
+        seed: Seed = Seed(0),
+    ) -> None:
+        super().__init__()
+        if body not in BODIES:
+            raise BadInput(f"body is {', '.join(BODIES)}, not {body}{nearest(body, BODIES)}")
+        self.ranker, self.slots, self.body = ranker, slots, body
+        self.critic_body = copied(ranker) if body == "own" else None
+        if self.critic_body is not None:
+            # A body that only encodes has no gradient where candidates are scored.
+            with torch.random.fork_rng(devices=[]):
+                torch.default_generator.manual_seed(seed.split("critic body").value & ((1 << 63) - 1))
+                for module in self.critic_body.modules():
+                    if isinstance(module, nn.Linear):
+                        module.reset_parameters()
+        width = state_width(ranker)
+        self.future = ValueHead(width, hidden, seed.split("future"))
+        self.slot = ValueHead(width, hidden, seed.split("slot"), outputs=slots) if slot_values else None
+
+    def forward(
+        self, context: Context
+    ) -> tuple[Float[Tensor, "user cand"], Float[Tensor, " user"], Float[Tensor, "user slot"]]:
+        """Return ℓ, F and b."""
+        context = full(context, self.ranker.past)
+        state = self.ranker.encode(context)
+        future, slot = self._values(context, state)
+        return self.ranker.score(context, state), future, slot
+
+    def logits(self, context: Context) -> Float[Tensor, "user cand"]:
+        """Return ℓ; masked candidates are scored too."""
+        context = full(context, self.ranker.past)
+        return self.ranker.score(context, self.ranker.encode(context))
+
+    def values(self, context: Context) -> Float[Tensor, " user"]:
+        """Return V."""
+        future, slot = self.value_parts(context)
+        return future + slot.sum(1)
+
+    def value_parts(self, context: Context) -> tuple[Float[Tensor, " user"], Float[Tensor, "user slot"]]:
+        """Return F and b."""
+        context = full(context, self.ranker.past)
+        return self._values(context, None if self.critic_body is not None else self.ranker.encode(context))
+
+    def _values(
+        self, context: Context, state: Float[Tensor, "user dim"] | None
+    ) -> tuple[Float[Tensor, " user"], Float[Tensor, "user slot"]]:
+        if self.critic_body is not None:
+            state = self.critic_body.encode(context)
+        assert state is not None
+        if self.body == "detached":
+            state = state.detach()
+        future: Tensor = self.future(state)
+        if self.slot is None:
+            return future, future.new_zeros(len(state), self.slots)
+        slot: Tensor = self.slot(state)
+        return future, slot.view(len(state), self.slots)
+
+
+def empty_catalog(shape: Mapping[str, Any], n_items: int) -> Catalog | None:
+    """Return a catalogue of this shape of which nothing is known; None where nothing would be."""
+    return hollow(shape, n_items) if any(shape.values()) else None

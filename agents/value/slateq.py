@@ -1,0 +1,184 @@
+"""SlateQ: the value of a slate from the values of its items, with a choice model and the null item."""
+
+from copy import deepcopy
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional
+
+from agents.core.agent import SlateAgent
+from agents.core.off_policy import SlateBasePolicy, SlateOffPolicy
+from agents.core.replay import Batch
+from agents.maths.best_slate import dinkelbach, greedy, top_k
+from agents.maths.returns import td_target
+from simlab.adapters._state import ValueHead, state_width
+from simlab.adapters.q_network import QNetwork
+from simlab.context import Context
+from simlab.errors import BadInput, nearest
+from simlab.slates import Deterministic, SlateDistribution
+from simlab.slates.contract import masked
+
+CLICKS = ("one", "many")
+OPTIMISERS = ("exact", "greedy", "top_k")
+LIMIT = 8.0
+"""Log-odds of the learned choice model are held within ±8."""
+
+
+class SlateQPolicy(SlateBasePolicy):
+    """Q̄(s, i) and Q̄(s, null), their targets, and log v(s, i) of the choice model."""
+
+    def build(self) -> None:
+        """Make the networks."""
+        options = {"clicks": "one", "optimiser": "exact", "null": True, **self.options}
+        self.clicks, self.optimiser, self.null_item = (options[k] for k in ("clicks", "optimiser", "null"))
+        for name, among in (("clicks", CLICKS), ("optimiser", OPTIMISERS)):
+            if options[name] not in among:
+                raise BadInput(
+                    f"{name} is {' or '.join(among)}, not {options[name]}{nearest(options[name], among)}"
+                )
+        ranker = self.new_ranker("values")
+        self.q = QNetwork(ranker)
+        self.none = ValueHead(state_width(ranker), self.hidden, self.seed.split("null"))
+        self.choice = self.new_ranker("choice")
+        # What a click on slot k says of the slot: θ_k, in logits; for one click, slots do not matter.
+        self.slot = torch.nn.Parameter(torch.zeros(self.slots), requires_grad=self.clicks == "many")
+        self.q_target = self.q.copy()
+        self.none_target = deepcopy(self.none).requires_grad_(False)
+
+    def values(
+        self, context: Context, target: bool = False
+    ) -> tuple[Float[Tensor, "user cand"], Float[Tensor, " user"]]:
+        """Return Q̄(s, i) of the candidates and Q̄(s, null)."""
+        q, none = (self.q_target, self.none_target) if target else (self.q, self.none)
+        state = q.encode(context)
+        null: Tensor = none(state)
+        return q(context, state), null if self.null_item else torch.zeros_like(null)
+
+    def log_odds(self, context: Context) -> Float[Tensor, "user cand"]:
+        """Return log v(s, i); the null item's is 0."""
+        choice = self.choice
+        return choice.score(context, choice.encode(context)).clamp(-LIMIT, LIMIT)
+
+    def best(
+        self,
+        context: Context,
+        value: Float[Tensor, "user cand"],
+        null: Float[Tensor, " user"],
+        log_odds: Float[Tensor, "user cand"],
+    ) -> tuple[Tensor, Float[Tensor, " user"]]:
+        """Return the best slate by these values, and the odds' sum with the null item."""
+        if self.clicks == "many":
+            score = log_odds.sigmoid() * value
+            columns = masked(score, context.mask).topk(self.slots, dim=1).indices
+            order = self.slot.detach().argsort(descending=True)  # the best item stands where most is seen
+            return torch.empty_like(columns).index_copy_(1, order, columns), null
+        odds, one = log_odds.exp(), torch.ones_like(null)
+        if self.optimiser == "exact":
+            return dinkelbach(odds, value, one, null, self.slots, mask=context.mask)[0], null
+        pick = greedy if self.optimiser == "greedy" else top_k
+        return pick(odds, value, one, null, self.slots, mask=context.mask), null
+
+    def value_of(
+        self,
+        columns: Tensor,
+        value: Float[Tensor, "user cand"],
+        null: Float[Tensor, " user"],
+        log_odds: Float[Tensor, "user cand"],
+    ) -> Float[Tensor, " user"]:
+        """Return Q(s, A)."""
+        shown, odds = value.gather(1, columns), log_odds.gather(1, columns)
+        if self.clicks == "many":
+            return null + ((odds + self.slot.detach()).sigmoid() * shown).sum(1)
+        odds = odds.exp()
+        return (null + (odds * shown).sum(1)) / (1 + odds.sum(1))
+
+    def distribution(self, context: Context, slots: int) -> SlateDistribution:
+        """Return all mass on the best slate."""
+        value, null = self.values(context)
+        columns, _ = self.best(context, value, null, self.log_odds(context))
+        return Deterministic(columns, context.candidates.shape[1])
+
+
+class SlateQ(SlateOffPolicy):
+    """SlateQ, an off-policy algorithm of stable-baselines3.
+
+    A user chooses one item of the slate, or the null item, by odds v; then
+
+        Q(s, A) = Σ_{i ∈ A ∪ {null}} P(i | s, A) Q̄(s, i),    P(i | s, A) = v_i / Σ_{j ∈ A ∪ {null}} v_j,
+
+    and a step with the choice i teaches Q̄(s, i) ← r + γ max_A Q(s', A): from the **next** state, and for the
+    null item as for any other. The best slate is exact (`agents.maths.best_slate.dinkelbach`). v is learned
+    from what is clicked (cross-entropy over the slate and the null item, whose odds are 1). The online
+    network picks the slate and the target network values it (double Q-learning).
+
+    Where several items of a slate can be clicked (`clicks="many"`), Q(s, A) = Q̄(s, null) + Σ_k P(click k)
+    Q̄(s, a_k) instead, learned from (Q̄(s, null) + Σ_k c_k Q̄(s, a_k) - y)², with P(click k) = σ(log v + θ_k)
+    and θ_k learned. It takes the future to be additive in the clicks, which is an approximation; then the
+    K largest σ(log v) Q̄ are the best slate, in the order of θ.
+
+    Source: Ie et al. (2019), "SlateQ: a tractable decomposition for reinforcement learning with
+    recommendation sets", IJCAI, equations 11 to 17 (the extended version, arXiv:1905.12767). Differs: their
+    code leaves the null item's value out; ours has it (`options={"null": False}` leaves it out). Their
+    optimisers are a linear programme, greedy and top-k; ours is exact without one.
+
+    Args:
+        options: `clicks` ("one" or "many"), `optimiser` ("exact", "greedy", "top_k") and `null`.
+        **settings: see `SlateOffPolicy`.
+    """
+
+    name: ClassVar[str] = "slateq"
+    policy_aliases: ClassVar[dict[str, Any]] = {"SlatePolicy": SlateQPolicy}
+    policy: SlateQPolicy
+
+    def losses(self, batch: Batch) -> tuple[Float[Tensor, ""], Float[Tensor, " row"], dict[str, Tensor]]:
+        """Return the temporal-difference loss and the choice model's."""
+        policy = self.policy
+        with torch.no_grad():
+            log_odds = policy.log_odds(batch.follow)
+            columns, _ = policy.best(batch.follow, *policy.values(batch.follow), log_odds)
+            later = policy.value_of(columns, *policy.values(batch.follow, target=True), log_odds)
+            goal = td_target(batch.reward, later, batch.terminated, batch.discount)
+        value, null = policy.values(batch.context)
+        shown, clicked = value.gather(1, batch.columns), batch.click > 0
+        some = clicked.any(1)
+        odds = policy.log_odds(batch.context).gather(1, batch.columns)
+        if policy.clicks == "many":
+            found = null + (batch.click * shown).sum(1)
+            choice = functional.binary_cross_entropy_with_logits(
+                odds + policy.slot, clicked.float(), reduction="none"
+            ).sum(1)
+        else:
+            first = clicked.to(torch.uint8).argmax(1)
+            found = torch.where(some, shown.gather(1, first.unsqueeze(1)).squeeze(1), null)
+            everything = torch.cat([odds, odds.new_zeros(len(odds), 1)], dim=1)
+            choice = functional.cross_entropy(everything, first.where(some, policy.slots), reduction="none")
+        error = found - goal
+        # Squared, not Huber: an end of the episode is rare and large, and its mean is what counts.
+        td = 0.5 * error.square()
+        loss = (batch.weight * td).mean() + choice.mean()
+        error = error.detach()
+        return loss, error, {"td_error": error.abs().mean(), "choice_loss": choice.mean(), "q": found.mean()}
+
+    def after(self) -> None:
+        """Move the target networks."""
+        if self._n_updates % self.target_every == 0:
+            self.policy.q_target.soft_update(self.policy.q, self.tau)
+            with torch.no_grad():
+                for mine, theirs in zip(
+                    self.policy.none_target.parameters(), self.policy.none.parameters(), strict=True
+                ):
+                    mine.lerp_(theirs, self.tau)
+
+
+class SlateQAgent(SlateAgent):
+    """`SlateQ` as an agent of the lab."""
+
+    name: ClassVar[str] = "slateq"
+    algorithm: ClassVar[Any] = SlateQ
+    users_at_once: ClassVar[int] = 64
+
+
+PART = SlateQAgent
+__all__ = ["PART", "SlateQ", "SlateQAgent", "SlateQPolicy"]
