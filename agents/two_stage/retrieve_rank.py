@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -213,6 +213,7 @@ class RetrieveRank:
         return self.first.ranker, self._retriever
 
 
+@runtime_checkable
 class _Narrowing(Policy, Protocol):
     """A policy that says which candidates it looked at."""
 
