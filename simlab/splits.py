@@ -7,10 +7,12 @@ users whose parts would change with it:
 - `ties="file"`: the earlier row of the log is the earlier one (a stable sort, as `Log.order()` has it);
 - `ties="random"`: tied rows are shuffled by the seed, to learn how much a result owes to the file's order.
 
-Time is the log's own order by session and step. A log without steps is in the order of its rows, and then
-all rows of a user count as tied, since only the file orders them.
+Time is the log's own order by session and step, whatever the order of its rows. A log without steps is in
+the order of its rows, and then all rows of a user count as tied, since only the file orders them. Where the
+steps of a session start again from the first, rows and steps cannot both be right: see `warn_if_restarted`.
 """
 
+import warnings
 from dataclasses import dataclass
 from typing import Literal
 
@@ -79,6 +81,9 @@ def leave_one_out(
 
     Raises:
         BadInput: if no user has enough rounds.
+
+    Warns:
+        UserWarning: as `warn_if_restarted` says.
     """
     held = 2 if valid else 1
     rows = _Sorted.of(log, ties, seed)
@@ -112,6 +117,9 @@ def user_temporal(
 
     Raises:
         BadInput: for shares that cannot be, and if no user has enough rounds.
+
+    Warns:
+        UserWarning: as `warn_if_restarted` says.
     """
     _shares(valid, test)
     rows = _Sorted.of(log, ties, seed)
@@ -226,6 +234,48 @@ def at_random(
     return Split(~(late | middle), middle, late, 0, _users(log.user[few]))
 
 
+def warn_if_restarted(log: Log, stacklevel: int = 2) -> None:
+    """Warn of a log in which the steps of a user's session start again, as of two visits laid end to end.
+
+    Rows may be in any order where steps tell it: they are sorted, and nothing is said. But where every step
+    back from row to row, of all users, lands on the step of its session's first row, the rows say "later" and
+    the steps "at the same time". Sorting would then mix the visits, and what a user did in one would be the
+    history of the other. A table that is merely out of order looks so only if it is small and has ties.
+
+    Args:
+        log: the rounds.
+        stacklevel: whose line the warning names, as in `warnings.warn`; 1 is the caller's.
+
+    Warns:
+        UserWarning: naming the first user, the row, the two steps, and the row that had the step before.
+    """
+    if log.step is None:
+        return
+    order = torch.arange(len(log), device=log.user.device)
+    fresh = torch.zeros(len(log), dtype=torch.bool, device=order.device)
+    keys = [key for key in (log.session, log.user) if key is not None]
+    for key in keys:
+        order = order[key[order].argsort(stable=True)]
+    fresh[0] = True
+    for key in keys:
+        fresh[1:] |= key[order[1:]] != key[order[:-1]]
+    step, place = log.step[order], torch.arange(len(log), device=order.device)
+    first = torch.where(fresh, place, 0).cummax(0).values
+    back = torch.zeros_like(fresh)
+    back[1:] = ~fresh[1:] & (step[1:] < step[:-1])
+    if not bool(back.any()) or not bool((step == step[first])[back].all()):
+        return
+    row = order[back].min()
+    at = int((order == row).nonzero()[0])
+    last, now = int(step[at - 1]), int(step[at])
+    warnings.warn(
+        f"user {int(log.user[row])}, row {int(row)}: step goes back from {last} to {now}, which row "
+        f"{int(order[first[at]])} of the same session has too, so sorting by step mixes two visits: give "
+        "each its own session, or steps that go on",
+        stacklevel=stacklevel + 1,
+    )
+
+
 @dataclass(frozen=True, eq=False)
 class _Sorted:
     """Rows sorted by a key, and within it by time.
@@ -262,6 +312,7 @@ class _Sorted:
     @staticmethod
     def of(log: Log, ties: Ties, seed: Seed) -> "_Sorted":
         """Sort by user and time."""
+        warn_if_restarted(log, stacklevel=3)
         order = _start(len(log), ties, seed, log.user.device)
         for key in (log.step, log.session, log.user):
             if key is not None:

@@ -90,7 +90,9 @@ class Interactions(ABC):
     `propensity` is 1, since the data do not say how likely the item was: such a log trains rankers, but
     weighting by its propensities corrects nothing. Users and items are numbered from 0 in the order of their
     own ids, which stay as `user_names` and `item_names`. `step` is the rank of the row's time among the
-    user's times, from 0; rows of one time share a step, and `Log.order()` then keeps the file's order.
+    user's times, from 0; rows of one time share a step, and `Log.order()` then keeps the file's order. A file
+    need not be in order of time: what reads the log sorts by step, and does not warn. A time that is missing
+    (empty, NaN or NaT) is refused by row.
 
     Attributes:
         threshold: None makes a click of every row (implicit feedback); a number makes clicks of the rows

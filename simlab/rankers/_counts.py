@@ -1,15 +1,15 @@
 """What families that count or solve share: clicks as a sparse matrix, and scores of the whole catalogue."""
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from simlab.context import Catalog, Context
-from simlab.errors import BadInput
 from simlab.rankers._blocks import shared_candidates
 from simlab.rankers.contract import Interactions, Ranker, Sizes
 
@@ -24,15 +24,12 @@ class WholeRanker(Ranker):
         sizes: the data's sizes.
         spec: has `past`.
         catalog: not used: what is counted are ids.
-
-    Raises:
-        BadInput: if `past` is not above 0.
     """
+
+    least: ClassVar[Mapping[str, int]] = {"past": 1}
 
     def __init__(self, sizes: Sizes, spec: Any, catalog: Catalog | None = None) -> None:
         super().__init__(sizes, spec, catalog)
-        if spec.past < 1:
-            raise BadInput(f"past is at least 1, not {spec.past}: {self.name} knows users by their clicks")
         self.past = spec.past
 
     @abstractmethod
@@ -106,15 +103,3 @@ def multi_hot(context: Context, past: int, n_items: int) -> Float[Tensor, "user 
     hot = torch.zeros(len(context), n_items + 1, dtype=context.features.dtype, device=context.device)
     hot.scatter_(1, history.where(clicked, n_items), 1.0)  # what is no click lands in the last column
     return hot[:, :n_items]
-
-
-def check_input(past: int, dropout: float) -> None:
-    """Refuse what an autoencoder's input cannot be.
-
-    Raises:
-        BadInput: for no past, or a dropout that is no share.
-    """
-    if past < 1:
-        raise BadInput(f"past is at least 1, not {past}: an autoencoder knows users by their clicks")
-    if not 0 <= dropout < 1:
-        raise BadInput(f"dropout is a share in [0, 1), not {dropout}")

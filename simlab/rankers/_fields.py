@@ -266,15 +266,13 @@ class Layers(nn.Module):
         out: whether one number comes out; else the last hidden layer does.
 
     Raises:
-        BadInput: if there is no layer, or for a dropout outside [0, 1).
+        BadInput: if there is no layer.
     """
 
     def __init__(self, name: str, sizes: Sequence[int], dropout: float, out: bool = True) -> None:
         super().__init__()
         if not sizes:
             raise BadInput(f"{name} needs at least one layer in its MLP, and layers is empty")
-        if not 0 <= dropout < 1:
-            raise BadInput(f"dropout of {name} is a share in [0, 1), not {dropout}")
         self.first, self.last = sizes[0], sizes[-1]
         self.dropout = dropout
         self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))

@@ -115,15 +115,13 @@ class Network(nn.Module):
         dropout: share of each layer's outputs that training leaves out.
 
     Raises:
-        BadInput: if there is no layer, or for a dropout that is no share.
+        BadInput: if there is no layer.
     """
 
     def __init__(self, name: str, dim: int, layers: tuple[int, ...], dropout: float) -> None:
         super().__init__()
         if not layers:
             raise BadInput(f"{name} needs at least one layer in its MLP, and layers is empty")
-        if not 0 <= dropout < 1:
-            raise BadInput(f"dropout is a share in [0, 1), not {dropout}")
         self.user_half = nn.Linear(dim, layers[0])
         self.item_half = nn.Linear(dim, layers[0], bias=False)
         self.rest = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(layers))

@@ -1,6 +1,7 @@
 """What sequence families share: a state after every item of a history, and inner products with the items."""
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -8,7 +9,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from simlab.context import Catalog, Context
-from simlab.errors import BadInput
 from simlab.rankers._blocks import ContextSide, ItemTable, clicked_history, dot
 from simlab.rankers.contract import Ranker, Sizes
 
@@ -27,18 +27,15 @@ class SequenceRanker(Ranker):
         sizes: the data's sizes.
         spec: has `dim`, `past` and `spread`.
         catalog: what is known of the items; it goes into their vectors.
-
-    Raises:
-        BadInput: if no item of the history may count.
     """
 
     cloze: ClassVar[bool] = False
     """Whether `hidden` looks both ways, and is trained to fill in masked items (id `n_items` is the mask)."""
 
+    least: ClassVar[Mapping[str, int]] = {"past": 1}
+
     def __init__(self, sizes: Sizes, spec: Any, catalog: Catalog | None = None) -> None:
         super().__init__(sizes, spec, catalog)
-        if spec.past < 1:
-            raise BadInput(f"{self.name} reads a history, so past is at least 1, not {spec.past}")
         self.past = spec.past
         self.items = ItemTable(sizes.n_items, spec.dim, catalog, spec.spread)
         self.side = ContextSide(sizes, spec.dim, spec.spread)

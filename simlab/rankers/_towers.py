@@ -6,8 +6,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from simlab.errors import BadInput
-
 
 class Tower(nn.Module):
     """W_n φ(… φ(W_1 x + b_1) …) + b_n, φ the ReLU; divided by its length on request.
@@ -16,15 +14,10 @@ class Tower(nn.Module):
         width: of x.
         layers: widths of the layers; the last is the vector's. Empty for x itself.
         unit: divide by the length.
-
-    Raises:
-        BadInput: for a layer without width.
     """
 
     def __init__(self, width: int, layers: tuple[int, ...], unit: bool) -> None:
         super().__init__()
-        if any(n < 1 for n in layers):
-            raise BadInput(f"a layer has at least one unit, and layers are {layers}")
         sizes = (width, *layers)
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
         self.unit = unit

@@ -22,17 +22,10 @@ class Block(nn.Module):
         inner: width of the network's hidden layer.
         dropout: share of zeros in D.
         gelu: φ is GELU instead of ReLU.
-
-    Raises:
-        BadInput: if `heads` does not divide `dim`, or `dropout` is no share.
     """
 
     def __init__(self, dim: int, heads: int, inner: int, dropout: float, gelu: bool) -> None:
         super().__init__()
-        if heads < 1 or dim % heads:
-            raise BadInput(f"heads divides dim, and {heads} does not divide {dim}")
-        if not 0 <= dropout < 1:
-            raise BadInput(f"dropout is a share in [0, 1), not {dropout}")
         self.heads, self.dropout, self.gelu = heads, dropout, gelu
         self.norm_attention, self.norm_network = nn.LayerNorm(dim), nn.LayerNorm(dim)
         self.qkv = nn.Linear(dim, 3 * dim, bias=False)
@@ -109,6 +102,16 @@ def thin(x: Float[Tensor, "*any"], share: float, training: bool) -> Float[Tensor
     words = torch.empty((x.numel() + 7) // 8, dtype=torch.long).random_(-(1 << 63), None)
     keep = words.view(torch.uint8)[: x.numel()].view(x.shape) >= out
     return x * (keep * (256 / (256 - out))).to(x.dtype)
+
+
+def check_heads(family: str, dim: int, heads: int) -> None:
+    """Refuse heads that do not divide `dim`.
+
+    Raises:
+        BadInput: naming both.
+    """
+    if dim % heads:
+        raise BadInput(f"heads of {family} divides dim, which is {dim}, so it is not {heads}")
 
 
 def positions(table: nn.Embedding, width: int) -> Float[Tensor, "past dim"]:

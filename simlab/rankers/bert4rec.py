@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from simlab.context import Catalog
 from simlab.rankers._sequence import SequenceRanker
-from simlab.rankers._transformer import Transformer, positions
+from simlab.rankers._transformer import Transformer, check_heads, positions
 from simlab.rankers.contract import Sizes
 
 
@@ -70,6 +70,11 @@ class BERT4Rec(SequenceRanker):
         self.places = nn.Embedding(spec.past, spec.dim)
         nn.init.normal_(self.places.weight, std=spec.spread)
         self.body = Transformer(spec.dim, spec.blocks, spec.heads, spec.inner, spec.dropout, gelu=True)
+
+    @classmethod
+    def check(cls, sizes: Sizes, spec: Spec) -> None:
+        """Refuse heads that do not divide `dim`."""
+        check_heads(cls.name, spec.dim, spec.heads)
 
     def hidden(self, history: Int[Tensor, "user past"]) -> Float[Tensor, "user past dim"]:
         """Return what the transformer says at each item or mask."""

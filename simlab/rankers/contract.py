@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from simlab.context import Catalog, Context, Field
 from simlab.errors import BadInput, nearest
 from simlab.log import Log
+from simlab.rankers._settings import proper
 from simlab.seeds import Seed
 
 
@@ -99,6 +100,9 @@ class Ranker(nn.Module, ABC):
 
     recipe: ClassVar[Mapping[str, Any]] = {}
     """Settings of `fit` that suit the family, where they differ from the defaults of `FitSettings`."""
+
+    least: ClassVar[Mapping[str, int]] = {}
+    """The lowest values of whole-number settings, where the family needs others than `_settings` says."""
 
     tasks: tuple[str, ...] = ()
     """Names of the heads of a multi-task family."""
@@ -188,6 +192,16 @@ class Ranker(nn.Module, ABC):
         }
 
     @classmethod
+    def check(cls, sizes: Sizes, spec: Any) -> None:
+        """Refuse what only the family knows: settings that do not go together, or too large a table.
+
+        `build` asks before it makes anything; each setting has passed its own check by then.
+
+        Raises:
+            BadInput: one sentence with the family, the settings and their values.
+        """
+
+    @classmethod
     def build(
         cls,
         sizes: Sizes,
@@ -197,9 +211,11 @@ class Ranker(nn.Module, ABC):
     ) -> "Ranker":
         """Build the family from settings by name, with first weights drawn from the seed.
 
+        Lists are taken for tuples and whole numbers for floats.
+
         Raises:
-            BadInput: for a setting that the family does not have, with the nearest one, and for a catalogue
-                of another size.
+            BadInput: for a setting that the family does not have, with the nearest one; for a value that
+                cannot be, with what can; and for a catalogue of another size.
         """
         known = cls.Spec.__dataclass_fields__
         for key in settings or {}:
@@ -207,7 +223,8 @@ class Ranker(nn.Module, ABC):
                 raise BadInput(f"ranker {cls.name} has no setting {key}{nearest(key, known)}")
         if catalog is not None and catalog.n_items != sizes.n_items:
             raise BadInput(f"the catalogue has {catalog.n_items} items, but the sizes say {sizes.n_items}")
-        spec = cls.Spec(**(settings or {}))
+        spec = cls.Spec(**proper(cls.name, cls.Spec, settings or {}, cls.least))
+        cls.check(sizes, spec)
         with torch.random.fork_rng(devices=[]):  # modules draw their first weights from the global generator
             torch.default_generator.manual_seed(seed.value & ((1 << 63) - 1))
             return cls(sizes, spec, catalog)

@@ -73,13 +73,6 @@ class DCNv2(FieldRanker):
             raise BadInput(
                 f"structure is parallel or stacked, not {spec.structure}{nearest(spec.structure, known)}"
             )
-        for name, value, least in (
-            ("crosses", spec.crosses, 1),
-            ("experts", spec.experts, 0),
-            ("rank", spec.rank, 1),
-        ):
-            if value < least:
-                raise BadInput(f"{name} of dcn_v2 is at least {least}, not {value}")
         u, i = self.user_width, self.item_width
         self.total = u + i
         crosses = [

@@ -8,8 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from simlab.context import Catalog, Context
-from simlab.errors import BadInput
 from simlab.rankers._counts import Clicks, WholeRanker, multi_hot
+from simlab.rankers._memory import check_room
 from simlab.rankers.contract import Interactions, Sizes
 
 
@@ -18,7 +18,10 @@ class EASE(WholeRanker):
 
     B = I − P diag(1 / P_ii) with P = (RᵀR + λ I)⁻¹, solved in float64 by Cholesky and kept in float32. R has
     a row for each training user, r_vi = weight · target of the click (1 by default). A score is a regression
-    of the click, not a log odds. Memory is item², time item³.
+    of the click, not a log odds.
+
+    Memory is 4 item² bytes, and 28 item² while `prepare` solves; time is item³. So 20,000 items take 1.5 GiB
+    and 10.4 GiB.
 
     Each call of `prepare` solves for the examples that it is given, and forgets the ones before.
 
@@ -31,7 +34,7 @@ class EASE(WholeRanker):
         catalog: not used.
 
     Raises:
-        BadInput: if λ is not above 0: then RᵀR may have no inverse.
+        BadInput: if λ is not above 0 (then RᵀR may have no inverse), or if the machine has less memory.
     """
 
     @dataclass(frozen=True)
@@ -45,14 +48,23 @@ class EASE(WholeRanker):
 
     def __init__(self, sizes: Sizes, spec: Spec, catalog: Catalog | None = None) -> None:
         super().__init__(sizes, spec, catalog)
-        if not spec.regularisation > 0:
-            raise BadInput(f"regularisation is above 0, not {spec.regularisation}: else there is no solution")
         self.weights: Tensor
         self.register_buffer("weights", torch.zeros(sizes.n_items, sizes.n_items))
 
+    @classmethod
+    def check(cls, sizes: Sizes, spec: Spec) -> None:
+        """Refuse a B that the machine cannot hold."""
+        n = sizes.n_items
+        check_room(cls.name, "the weights between all pairs", n, 4 * n * n)
+
     def prepare(self, seen: Interactions) -> None:
-        """Solve for B."""
+        """Solve for B.
+
+        Raises:
+            BadInput: if there is not the memory to solve for so many items.
+        """
         n = self.sizes.n_items
+        check_room(self.name, "and invert the table of all pairs", n, 28 * n * n, seen.item.device.type)
         clicks = Clicks.of(seen, n)
         left, gram = clicks.transposed(), torch.empty(n, n, dtype=torch.float64, device=seen.item.device)
         for first in range(0, n, 1024):  # dense columns of R, a few at a time

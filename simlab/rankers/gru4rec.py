@@ -9,7 +9,6 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from simlab.context import Catalog
-from simlab.errors import BadInput
 from simlab.rankers._sequence import ForwardRanker
 from simlab.rankers._transformer import thin
 from simlab.rankers.contract import Sizes
@@ -60,8 +59,6 @@ class GRU4Rec(ForwardRanker):
 
     def __init__(self, sizes: Sizes, spec: Spec, catalog: Catalog | None = None) -> None:
         super().__init__(sizes, spec, catalog)
-        if not 0 <= spec.dropout < 1:
-            raise BadInput(f"dropout is a share in [0, 1), not {spec.dropout}")
         self.dropout = spec.dropout
         self.cells = self.cell(
             spec.dim,

@@ -1,5 +1,6 @@
 """Item-KNN: an item is as good as the clicked items among its nearest neighbours are near."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -9,9 +10,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from simlab.context import Catalog, Context
-from simlab.errors import BadInput
 from simlab.rankers._blocks import shared_candidates
 from simlab.rankers._counts import Clicks, multi_hot
+from simlab.rankers._memory import check_room
 from simlab.rankers.contract import Interactions, Ranker, Sizes
 
 
@@ -22,6 +23,9 @@ class ItemKNN(Ranker):
     users clicked both, and one. h shrinks similarities that rest on few users; γ damps popular items.
     The neighbours are those of the item that is scored, not of the clicked ones: so each item has up to k.
     Of equally near items at the k-th place any may stay. A score is a sum of similarities, not a log odds.
+
+    Memory is 8 bytes for each of an item's neighbours. While `prepare` looks for them, 1,024 items at a time,
+    it is 32 KiB more for each item and 8 KiB for each user.
 
     Each call of `prepare` counts the examples that it is given, and forgets the ones before.
 
@@ -36,7 +40,7 @@ class ItemKNN(Ranker):
         catalog: not used.
 
     Raises:
-        BadInput: for no neighbours, no past, or a negative shrinkage.
+        BadInput: for no neighbours, no past, a negative shrinkage, or if the machine has less memory.
     """
 
     @dataclass(frozen=True)
@@ -49,14 +53,10 @@ class ItemKNN(Ranker):
         past: int = 1000
 
     name: ClassVar[str] = "item_knn"
+    least: ClassVar[Mapping[str, int]] = {"past": 1}
 
     def __init__(self, sizes: Sizes, spec: Spec, catalog: Catalog | None = None) -> None:
         super().__init__(sizes, spec, catalog)
-        for word, value in (("neighbours", spec.neighbours), ("past", spec.past)):
-            if value < 1:
-                raise BadInput(f"{word} is at least 1, not {value}")
-        if not spec.shrinkage >= 0:
-            raise BadInput(f"shrinkage is at least 0, not {spec.shrinkage}")
         self.past = spec.past
         k = min(spec.neighbours, sizes.n_items)
         self.near: Tensor
@@ -64,10 +64,23 @@ class ItemKNN(Ranker):
         self.register_buffer("near", torch.zeros(sizes.n_items, k, dtype=torch.int32))
         self.register_buffer("likeness", torch.zeros(sizes.n_items, k))
 
+    @classmethod
+    def check(cls, sizes: Sizes, spec: Spec) -> None:
+        """Refuse neighbours that the machine cannot hold."""
+        n = sizes.n_items
+        check_room(cls.name, "the neighbours", n, 8 * n * min(spec.neighbours, n))
+
     def prepare(self, seen: Interactions) -> None:
-        """Find the neighbours of each item."""
+        """Find the neighbours of each item.
+
+        Raises:
+            BadInput: if there is not the memory to look at 1,024 items at a time.
+        """
         n, k = self.near.shape
         clicks = Clicks.of(seen, n)
+        piece = 8 * min(n, 1024)
+        size = 8 * n * k + piece * (4 * n + len(clicks.users))
+        check_room(self.name, "and search the neighbours", n, size, seen.item.device.type)
         left = clicks.transposed()
         own = torch.zeros(n, dtype=torch.float64, device=seen.item.device)
         own.index_add_(0, clicks.item, clicks.value.square())

@@ -11,7 +11,6 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from simlab.context import Catalog, Context
-from simlab.errors import BadInput
 from simlab.rankers._blocks import ItemTable, clicked_history, dot
 from simlab.rankers.contract import Interactions, Ranker, Sizes
 
@@ -70,8 +69,6 @@ class LightGCN(Ranker):
 
     def __init__(self, sizes: Sizes, spec: Spec, catalog: Catalog | None = None) -> None:
         super().__init__(sizes, spec, catalog)
-        if spec.layers < 1:
-            raise BadInput(f"layers is at least 1, not {spec.layers}: without a layer there is no graph")
         self.past, self.layers = spec.past, spec.layers
         self.users = nn.Embedding(sizes.n_users, spec.dim)
         nn.init.normal_(self.users.weight, std=spec.spread)

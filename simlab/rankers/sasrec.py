@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from simlab.context import Catalog
 from simlab.rankers._sequence import ForwardRanker
-from simlab.rankers._transformer import Transformer, positions
+from simlab.rankers._transformer import Transformer, check_heads, positions
 from simlab.rankers.contract import Sizes
 
 
@@ -63,6 +63,11 @@ class SASRec(ForwardRanker):
         self.places = nn.Embedding(spec.past, spec.dim)
         nn.init.normal_(self.places.weight, std=spec.spread)
         self.body = Transformer(spec.dim, spec.blocks, spec.heads, spec.dim, spec.dropout)
+
+    @classmethod
+    def check(cls, sizes: Sizes, spec: Spec) -> None:
+        """Refuse heads that do not divide `dim`."""
+        check_heads(cls.name, spec.dim, spec.heads)
 
     def states(self, history: Int[Tensor, "user past"]) -> Float[Tensor, "user past dim"]:
         """Return what the transformer says at each item."""

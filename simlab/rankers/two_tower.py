@@ -8,7 +8,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from simlab.context import Catalog, Context
-from simlab.errors import BadInput
 from simlab.rankers._blocks import ItemTable, UserSide, dot, shared_candidates
 from simlab.rankers._towers import Tower
 from simlab.rankers.contract import Ranker, Sizes
@@ -58,8 +57,6 @@ class TwoTower(Ranker):
 
     def __init__(self, sizes: Sizes, spec: Spec, catalog: Catalog | None = None) -> None:
         super().__init__(sizes, spec, catalog)
-        if not spec.temperature > 0:
-            raise BadInput(f"temperature is above 0, not {spec.temperature}")
         self.past, self.scale = spec.past, 1 / spec.temperature
         self.user = UserSide(sizes, spec.dim, spec.past, spec.spread)
         self.items = ItemTable(sizes.n_items, spec.dim, catalog, spec.spread)

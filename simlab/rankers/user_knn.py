@@ -8,8 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from simlab.context import Catalog, Context
-from simlab.errors import BadInput
 from simlab.rankers._counts import Clicks, WholeRanker, multi_hot
+from simlab.rankers._memory import check_room
 from simlab.rankers.contract import Interactions, Sizes
 
 
@@ -20,6 +20,9 @@ class UserKNN(WholeRanker):
     user, weight · target of each click (1 by default). A user with an id of their own is no neighbour of
     their own. Of equally near users at the k-th place all stay. A score is a sum of similarities, not a log
     odds.
+
+    Memory is 20 bytes for each click that is kept; and for each user who is scored at once, 12 bytes for each
+    item and 12 for each training user.
 
     Each call of `prepare` keeps the examples that it is given, and forgets the ones before.
 
@@ -33,7 +36,8 @@ class UserKNN(WholeRanker):
         catalog: not used.
 
     Raises:
-        BadInput: for no neighbours, no past, or a negative shrinkage.
+        BadInput: for no neighbours, no past, a negative shrinkage, or if the machine has less memory than the
+            users who are scored at once take.
     """
 
     @dataclass(frozen=True)
@@ -49,16 +53,17 @@ class UserKNN(WholeRanker):
 
     def __init__(self, sizes: Sizes, spec: Spec, catalog: Catalog | None = None) -> None:
         super().__init__(sizes, spec, catalog)
-        if spec.neighbours < 1:
-            raise BadInput(f"neighbours is at least 1, not {spec.neighbours}")
-        if not spec.shrinkage >= 0:
-            raise BadInput(f"shrinkage is at least 0, not {spec.shrinkage}")
         self.user: Tensor
         self.item: Tensor
         self.value: Tensor
         self.register_buffer("user", torch.zeros(spec.kept, dtype=torch.long))
         self.register_buffer("item", torch.zeros(spec.kept, dtype=torch.long))
         self.register_buffer("value", torch.zeros(spec.kept))
+
+    @classmethod
+    def check(cls, sizes: Sizes, spec: Spec) -> None:
+        """Refuse a catalogue of which the machine cannot hold one user's scores, or the kept clicks."""
+        check_room(cls.name, "the clicks and scores", sizes.n_items, 12 * sizes.n_items + 20 * spec.kept)
 
     def prepare(self, seen: Interactions) -> None:
         """Keep the users' clicks, sorted by user and item."""
@@ -69,6 +74,8 @@ class UserKNN(WholeRanker):
 
     def encode(self, context: Context) -> Float[Tensor, "user dim"]:
         """Return the score of every item: two products with the sparse table of training users."""
+        rows, n = len(context), self.sizes.n_items
+        check_room(self.name, f"the scores for {rows:,} users", n, 12 * rows * n, context.device.type)
         mine = multi_hot(context, self.past, self.sizes.n_items)
         if len(self.user) == 0:
             return mine * 0

@@ -67,8 +67,6 @@ class WideDeep(FieldRanker):
 
     def __init__(self, sizes: Sizes, spec: Spec, catalog: Catalog | None = None) -> None:
         super().__init__(sizes, spec, catalog)
-        if spec.crosses < 0:
-            raise BadInput(f"crosses of wide_deep is at least 0, not {spec.crosses}")
         if spec.crosses and not sizes.categories:
             raise BadInput("crosses of wide_deep are with the context's categories, and there are none")
         self.rest = Layers(self.name, spec.layers, spec.dropout)

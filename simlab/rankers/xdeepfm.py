@@ -138,9 +138,9 @@ class XDeepFM(FieldRanker):
     ) -> Float[Tensor, "user cand dim next"]:
         """Return Σ_{h, j} W_{hj} X_h ⊙ X^0_j: a matrix for each field j, weighed by the field."""
         fields = torch.cat([u.expand(*x.shape[:3], -1), i.expand(*x.shape[:3], -1)], 3)
-        each = (x @ layer.permute(1, 2, 0).flatten(1)).view(*fields.shape, -1)
+        each = (x @ layer.permute(1, 2, 0).flatten(1)).view(*fields.shape, len(layer))
         found: Tensor = (fields.unsqueeze(3) @ each).squeeze(3)
         return found
 
     def _by_dim(self, x: Float[Tensor, "row cand each"]) -> Float[Tensor, "row cand dim map"]:
-        return x.reshape(*x.shape[:2], self.dim, -1)
+        return x.reshape(*x.shape[:2], self.dim, x.shape[2] // self.dim)

@@ -13,6 +13,7 @@ from simlab.errors import BadInput
 from simlab.log import Log
 from simlab.rankers.contract import Ranker
 from simlab.seeds import Seed
+from simlab.splits import warn_if_restarted
 from simlab.training import parallel
 from simlab.training.checkpoint import Progress, fingerprint
 from simlab.training.examples import Source
@@ -56,7 +57,8 @@ def fit(
 
     Args:
         ranker: is changed in place. A family that counts adds this log to its counts.
-        log: with clicks.
+        log: with clicks. Its rows may be in any order: a user's are sorted by session and step, and rows of
+            one step stay as they stand.
         seed: of the split, the order, the negatives and any dropout.
         weight: how much each example counts.
         click_weight: what each click is worth.
@@ -73,9 +75,13 @@ def fit(
         BadInput: for a log without clicks or of other sizes than the ranker's, for weights that cannot be,
             for a checkpoint of another run, or if the loss stops being finite; then the ranker has the last
             good weights, and the sentence names the step, its rounds and the checkpoint.
+
+    Warns:
+        UserWarning: where the steps of a session start again from the first (`warn_if_restarted`).
     """
     settings = FitSettings.of(ranker) if settings is None else settings
     _check_sizes(ranker, log)
+    warn_if_restarted(log)
     device = torch.device(settings.device) if settings.device is not None else _device(ranker)
     ranker.to(device)
     source = Source(

@@ -90,7 +90,7 @@ def near(a: Tensor, b: Tensor) -> None:
 
 
 def padding_never_matters(family: type[Ranker], folder: Path) -> None:
-    """More -1 to the left of the history, whatever the feedback there, changes no score."""
+    """More -1 or cold items to the left of the history, whatever the feedback there, change no score."""
     ranker, c = make(family), context()
     pads = torch.full((len(c), 5), -1)
     wide = replace(
@@ -99,6 +99,8 @@ def padding_never_matters(family: type[Ranker], folder: Path) -> None:
         feedback=torch.cat([torch.ones(len(c), 5), c.feedback], 1),
     )
     near(ranker(wide), ranker(c))
+    for cold in (SIZES.n_items, 10**12):  # ids that the catalogue does not have
+        near(ranker(replace(wide, history=torch.cat([torch.full_like(pads, cold), c.history], 1))), ranker(c))
 
 
 def candidate_order_never_matters(family: type[Ranker], folder: Path) -> None:
@@ -109,12 +111,21 @@ def candidate_order_never_matters(family: type[Ranker], folder: Path) -> None:
 
 
 def rows_never_mix(family: type[Ranker], folder: Path) -> None:
-    """A row alone is scored as in a batch, and in any order of rows."""
+    """A row alone is scored as in a batch, and in any order of rows; no rows get no scores."""
     ranker, c = make(family), context()
     together = ranker(c)
     near(torch.cat([ranker(c.rows(slice(i, i + 1))) for i in range(len(c))]), together)
     flip = torch.arange(len(c)).flip(0)
     near(ranker(c.rows(flip)), together[flip])
+    nobody, width = c.rows(slice(0, 0)), ranker.encode(c).shape[1]
+    shared = Context.of(c.user[:0], SIZES.n_items, features=c.features[:0])
+    for training in (False, True):
+        ranker.train(training)
+        assert ranker.encode(nobody).shape == (0, width)
+        assert ranker(nobody).shape == ranker.score(nobody, ranker.encode(nobody)).shape == (0, 7)
+        assert ranker.score_all(nobody).shape == ranker(shared).shape == (0, SIZES.n_items)
+        if ranker.tasks:
+            assert ranker.score_tasks(nobody).shape == (0, 7, len(ranker.tasks))
 
 
 def a_saved_ranker_scores_the_same(family: type[Ranker], folder: Path) -> None:

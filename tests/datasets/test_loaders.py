@@ -345,6 +345,10 @@ CELLS: list[tuple[dict[str, Any], str]] = [
     ({"time": [1.0, np.nan]}, "column time, row 1: an empty cell where a value is needed"),
     ({"time": pa.array([1.0, np.nan])}, "column time, row 1: nan is not a finite number"),
     ({"time": [1.0, np.inf]}, "column time, row 1: inf is not a finite number"),
+    (
+        {"time": [pd.Timestamp(2020, 1, 1), pd.NaT]},
+        "column time, row 1: an empty cell where a value is needed",
+    ),
     ({"time": [None, 1]}, "column time, row 0: an empty cell where a value is needed"),
     ({"time": ["2020-01-01", "yesterday"]}, "column time, row 1: 'yesterday' is not a time"),
     ({"time": [[1], [2]]}, "column time, row 0: [1] is a list, not a number"),

@@ -12,7 +12,14 @@ from simlab.datasets.recbole import RecBole
 from simlab.errors import BadInput
 from simlab.log import Log
 from simlab.seeds import Seed
-from simlab.splits import Split, at_random, global_temporal, leave_one_out, user_temporal
+from simlab.splits import (
+    Split,
+    at_random,
+    global_temporal,
+    leave_one_out,
+    user_temporal,
+    warn_if_restarted,
+)
 
 SHARED = Path(__file__).parents[2] / "../shared"
 ML = SHARED / "data/ml-100k"
@@ -151,6 +158,39 @@ def test_a_time_that_contradicts_the_steps_is_refused() -> None:
         global_temporal(log, torch.tensor([1.0, torch.nan, 2]))
     with pytest.raises(BadInput, match="there are 2 times for 3 rounds"):
         global_temporal(log, torch.tensor([1.0, 2]))
+
+
+def test_steps_that_start_again_are_named() -> None:
+    """Two visits laid end to end, each with steps from 0, and nothing that tells them apart."""
+    user = [5, 3, 3, 5, 3, 5, 3, 3, 3]
+    step = [0, 0, 1, 1, 2, 2, 0, 1, 2]
+    sentence = (
+        "user 3, row 6: step goes back from 2 to 0, which row 1 of the same session has too, so sorting by "
+        "step mixes two visits: give each its own session, or steps that go on"
+    )
+    log = log_of(user, step)
+    for cut in (warn_if_restarted, leave_one_out, user_temporal):
+        with pytest.warns(UserWarning, match="goes back") as caught:
+            cut(log)
+        assert [str(w.message) for w in caught] == [sentence]
+    with pytest.warns(UserWarning, match="^user 3, row 6: ") as caught:
+        leave_one_out(log_of(user, step, session=torch.tensor([0, 0, 0, 1, 0, 1, 0, 0, 0])))
+    # Sessions of their own, steps that go on, and no steps: nothing to say. Warnings are errors here.
+    leave_one_out(log_of(user, step, session=torch.tensor([0, 0, 0, 0, 0, 0, 1, 1, 1])))
+    leave_one_out(log_of(user, [0, 0, 1, 1, 2, 2, 3, 4, 5]))
+    leave_one_out(log_of(user, None))
+
+
+def test_rows_in_any_order_are_sorted_without_a_warning() -> None:
+    """Also with ties; the split is that of the rows in order."""
+    g = Seed(3).torch()
+    user, step = torch.arange(20).repeat_interleave(6), torch.tensor([0, 1, 1, 2, 3, 4]).repeat(20)
+    wanted = leave_one_out(log_of(user.tolist(), step.tolist()))
+    order = torch.randperm(len(user), generator=g)
+    mixed = leave_one_out(log_of(user[order].tolist(), step[order].tolist()))
+    assert torch.equal(mixed.test, wanted.test[order])
+    back = leave_one_out(log_of(user.tolist(), step.flip(0).tolist()))
+    assert rows(back)[2] == [6 * u for u in range(20)]
 
 
 def test_at_random() -> None:

@@ -155,15 +155,15 @@ def test_only_the_last_items_count(family: type[Ranker]) -> None:
 @pytest.mark.parametrize(
     ("family", "spec", "sentence"),
     [
-        (AutoRec, {"past": 0}, "past is at least 1, not 0"),
-        (AutoRec, {"dropout": 1.0}, r"dropout is a share in \[0, 1\), not 1.0"),
-        (MultVAE, {"past": 0}, "past is at least 1, not 0"),
-        (MultVAE, {"dropout": -0.1}, r"dropout is a share in \[0, 1\), not -0.1"),
-        (MultVAE, {"anneal": 0}, "anneal is at least 1 step, not 0"),
-        (MultVAE, {"beta": -1.0}, "beta is at least 0, not -1.0"),
+        (AutoRec, {"past": 0}, "past of autorec is at least 1, not 0"),
+        (AutoRec, {"dropout": 1.0}, "dropout of autorec is a share in [0, 1), not 1.0"),
+        (MultVAE, {"past": 0}, "past of multvae is at least 1, not 0"),
+        (MultVAE, {"dropout": -0.1}, "dropout of multvae is a share in [0, 1), not -0.1"),
+        (MultVAE, {"anneal": 0}, "anneal of multvae is at least 1, not 0"),
+        (MultVAE, {"beta": -1.0}, "beta of multvae is finite and at least 0, not -1.0"),
     ],
 )
 def test_refusals(family: type[Ranker], spec: dict[str, Any], sentence: str) -> None:
-    with pytest.raises(BadInput, match=sentence) as caught:
+    with pytest.raises(BadInput) as caught:
         family.build(SIZES, spec)
-    assert "\n" not in str(caught.value)
+    assert str(caught.value) == sentence

@@ -271,18 +271,18 @@ def test_the_planted_pattern_is_found() -> None:
 @pytest.mark.parametrize(
     ("family", "spec", "sentence"),
     [
-        (EASE, {"regularisation": 0.0}, "regularisation is above 0, not 0.0"),
-        (EASE, {"past": 0}, "past is at least 1, not 0: ease knows users by their clicks"),
-        (ItemKNN, {"neighbours": 0}, "neighbours is at least 1, not 0"),
-        (ItemKNN, {"shrinkage": -1.0}, "shrinkage is at least 0, not -1.0"),
-        (ItemKNN, {"past": 0}, "past is at least 1, not 0"),
-        (UserKNN, {"neighbours": 0}, "neighbours is at least 1, not 0"),
-        (UserKNN, {"shrinkage": float("nan")}, "shrinkage is at least 0, not nan"),
-        (Markov, {"smoothing": 0.0}, "smoothing is above 0, not 0.0"),
-        (Markov, {"past": -2}, "past is at least 1, not -2"),
+        (EASE, {"regularisation": 0.0}, "regularisation of ease is finite and above 0, not 0.0"),
+        (EASE, {"past": 0}, "past of ease is at least 1, not 0"),
+        (ItemKNN, {"neighbours": 0}, "neighbours of item_knn is at least 1, not 0"),
+        (ItemKNN, {"shrinkage": -1.0}, "shrinkage of item_knn is finite and at least 0, not -1.0"),
+        (ItemKNN, {"past": 0}, "past of item_knn is at least 1, not 0"),
+        (UserKNN, {"neighbours": 0}, "neighbours of user_knn is at least 1, not 0"),
+        (UserKNN, {"shrinkage": float("nan")}, "shrinkage of user_knn is finite and at least 0, not nan"),
+        (Markov, {"smoothing": 0.0}, "smoothing of markov is finite and above 0, not 0.0"),
+        (Markov, {"past": -2}, "past of markov is at least 1, not -2"),
     ],
 )
 def test_refusals(family: type[Ranker], spec: dict[str, Any], sentence: str) -> None:
-    with pytest.raises(BadInput, match=sentence) as caught:
+    with pytest.raises(BadInput) as caught:
         family.build(Sizes(USERS, ITEMS), spec)
-    assert "\n" not in str(caught.value)
+    assert str(caught.value) == sentence

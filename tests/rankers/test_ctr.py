@@ -343,11 +343,9 @@ def test_the_case_is_as_it_says() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("family", "least"), [(WideDeep, 0.78), (DeepFM, 0.78), (XDeepFM, 0.775), (FM, 0.765)]
-)
+@pytest.mark.parametrize(("family", "least"), [(FM, 0.765)])
 def test_auc_on_movielens(family: type[FieldRanker], least: float) -> None:
-    """One seed; the standard error of an AUC of 10,000 rows is 0.0046. Others reach .780, .783 and .773."""
+    """One seed; the standard error of an AUC of 10,000 rows is 0.0046. See `test_accuracy` for the rest."""
     case = ctr_case.load()
     log, held = case.fitting()
     ranker = family.build(Sizes.of(case.log), {"past": 0}, case.catalog, Seed(0))

@@ -189,7 +189,7 @@ def test_popularity_counts() -> None:
 def test_refusals() -> None:
     with pytest.raises(BadInput, match="count or rate, not rat; did you mean rate"):
         Popularity.build(SIZES, {"by": "rat"})
-    with pytest.raises(BadInput, match="smoothing is above 0, not 0"):
+    with pytest.raises(BadInput, match=r"^smoothing of popularity is finite and above 0, not 0.0$"):
         Popularity.build(SIZES, {"smoothing": 0.0})
     with pytest.raises(BadInput, match="no setting dims; did you mean dim"):
         MF.build(SIZES, {"dims": 8})

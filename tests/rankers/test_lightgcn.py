@@ -12,7 +12,6 @@ from simlab.rankers.contract import Interactions, Sizes
 from simlab.rankers.lightgcn import LightGCN
 from simlab.seeds import Seed
 from tests.contracts.rankers import SIZES, catalog, context, interactions, make, near
-from tests.rankers.test_ml100k import judge, trained
 
 
 def edges(pairs: list[tuple[int, int]]) -> Interactions:
@@ -160,7 +159,7 @@ def test_the_walk_is_kept_until_the_weights_may_change() -> None:
 
 
 def test_refusals() -> None:
-    with pytest.raises(BadInput, match="layers is at least 1, not 0"):
+    with pytest.raises(BadInput, match=r"^layers of lightgcn is at least 1, not 0$"):
         LightGCN.build(SIZES, {"layers": 0})
 
 
@@ -174,9 +173,3 @@ def test_a_user_with_an_id_and_no_click_is_a_new_user() -> None:
     scores = ranker.score_all(three)
     near(scores[0], scores[1])
     assert not torch.allclose(scores[0], scores[2])
-
-
-@pytest.mark.slow
-def test_the_recipe_reaches_what_other_libraries_do_on_ml100k() -> None:
-    """NDCG@10, leave one out: RecBole has 0.047 and 0.075; here the mean of three seeds is 0.075 ± 0.002."""
-    assert judge(trained("lightgcn")).ndcg(10).mean() >= 0.07

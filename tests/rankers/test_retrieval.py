@@ -89,9 +89,11 @@ def test_youtube_dnn() -> None:
 
 
 def test_refusals() -> None:
-    with pytest.raises(BadInput, match="temperature is above 0, not 0"):
+    with pytest.raises(BadInput, match=r"^temperature of two_tower is finite and above 0, not 0.0$"):
         TwoTower.build(SIZES, {"temperature": 0.0})
-    with pytest.raises(BadInput, match="a layer has at least one unit"):
+    with pytest.raises(
+        BadInput, match=r"^layers of youtube_dnn is a list, each of which is at least 1, not \(0,\)$"
+    ):
         YouTubeDNN.build(SIZES, {"layers": (0,)})
 
 

@@ -9,7 +9,8 @@ from simlab.errors import BadInput
 from simlab.parts import all_parts
 from simlab.policies.greedy import scores
 from simlab.rankers.contract import Ranker, checked
-from tests.contracts.rankers import SIZES, context, make, near
+from simlab.seeds import Seed
+from tests.contracts.rankers import SIZES, catalog, context, interactions, make, near
 
 FAMILIES = all_parts("ranker")
 
@@ -52,6 +53,38 @@ def test_what_is_unknown_has_an_answer(name: str) -> None:
     assert scores(ranker, nobody).shape == (0, 7)
     nothing = replace(c, candidates=c.candidates[:, :0], mask=c.mask[:, :0])
     assert scores(ranker, nothing).shape == (8, 0)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_an_item_that_was_never_shown_is_scored_and_does_not_touch_the_others(name: str) -> None:
+    """It keeps its first vector; what is counted or solved gives it a finite score too."""
+    family, c = FAMILIES[name], context()
+    assert issubclass(family, Ranker)
+    ranker = family.build(SIZES, {}, catalog(), Seed(1))
+    first = {
+        key: value.clone() for key, value in ranker.state_dict().items() if key.endswith("items.ids.weight")
+    }
+    seen = interactions()
+    ranker.prepare(seen.rows(seen.item != 7))
+    found = scores(ranker, replace(c, candidates=torch.full((8, 1), 7), mask=torch.ones(8, 1).bool()))
+    assert bool(found.isfinite().all())
+    for key, value in first.items():
+        assert torch.equal(ranker.state_dict()[key], value)
+    cold = replace(c, history=torch.full_like(c.history, 7), feedback=torch.ones_like(c.feedback))
+    assert bool(scores(ranker, cold).isfinite().all())
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_cold_user_is_a_new_user_also_for_a_policy(name: str) -> None:
+    ranker, c = a_ranker(name), context()
+    new = scores(ranker, replace(c, user=torch.full_like(c.user, SIZES.n_users)))
+    for user in (SIZES.n_users + 1, 10**12, -1):
+        assert torch.equal(scores(ranker, replace(c, user=torch.full_like(c.user, user))), new)
+    half = c.user.clone()
+    half[::2] = 10**9  # cold users beside known ones change neither
+    mixed = scores(ranker, replace(c, user=half))
+    near(mixed[::2], new[::2])
+    near(mixed[1::2], scores(ranker, c)[1::2])
 
 
 def test_a_context_that_may_be_asked_about_is_not_copied() -> None:
