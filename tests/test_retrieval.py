@@ -118,6 +118,24 @@ def test_more_probes_find_more() -> None:
     assert found[2] == 1.0
 
 
+@pytest.mark.parametrize(("kind", "name"), [("ivf", "probes"), ("hnsw", "effort"), ("pq", "rerank")])
+def test_it_is_tuned_to_a_recall(kind: str, name: str) -> None:
+    """It ends at the first doubling that reaches the aim, judged by the same queries."""
+    need_faiss()
+    states = torch.randn(64, 16, generator=Seed(2).torch())
+    vectors = torch.randn(4000, 16, generator=Seed(1).torch())
+    settings: Any = {"kind": kind, name: 1}
+    retriever = Retriever(vectors, RetrieverSettings(**settings))
+    first = float(retriever.recall(states, 20).mean())
+    reached = retriever.tune(states, 20, 0.98)
+    assert first < 0.98 <= reached == float(retriever.recall(states, 20).mean())
+    much = getattr(retriever.settings, name)
+    assert much & (much - 1) == 0
+    retriever.settings = RetrieverSettings(**settings | {name: much // 2})
+    assert float(retriever.recall(states, 20).mean()) < 0.98
+    assert Retriever(vectors).tune(states, 20) == 1.0
+
+
 @pytest.mark.parametrize("kind", ["exact", "ivf"])
 def test_training_does_not_move_what_is_searched(kind: str) -> None:
     if kind != "exact":
@@ -182,6 +200,8 @@ def test_refusals(monkeypatch: pytest.MonkeyPatch) -> None:
             retriever.search(vectors, count)
     with pytest.raises(BadInput, match=r"states are \[user, 2\] as the vectors are, not \[1, 3\]"):
         retriever.search(torch.ones(1, 3), 1)
+    with pytest.raises(BadInput, match=r"recall is in \(0, 1\], not 1.5"):
+        retriever.tune(vectors, 1, 1.5)
     broken = torch.ones(4, 2)
     broken[2, 1] = torch.nan
     with pytest.raises(BadInput, match="states, row 2, column 1: nan is not finite"):

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -106,9 +106,32 @@ class Retriever:
 
     def recall(self, states: Float[Tensor, "user dim"], count: int) -> Float[Tensor, " user"]:
         """Return the share of each user's true best `count` items that `search` finds."""
-        found, true = self.search(states, count)[0], self.exact(states, count)[0].sort(1).values
-        at = torch.searchsorted(true, found.contiguous()).clamp(max=count - 1)
-        return (true.gather(1, at) == found).float().mean(1)
+        return _share(self.search(states, count)[0], self.exact(states, count)[0])
+
+    def tune(self, states: Float[Tensor, "user dim"], count: int, recall: float = 0.97) -> float:
+        """Double what a query looks at until it finds enough, and return the mean recall that it reaches.
+
+        What it takes depends on the vectors, so ask with states like those to come: some of them for this,
+        and others to judge it by `recall`. It stops short of the aim where more does not help.
+
+        Args:
+            states: queries, a hundred or so.
+            count: how many items each is to find.
+            recall: the aim, in (0, 1].
+
+        Raises:
+            BadInput: for another aim, and as `search` does.
+        """
+        if not 0 < recall <= 1:
+            raise BadInput(f"recall is in (0, 1], not {recall}")
+        best = self.exact(states, count)[0]
+        name = {"ivf": "probes", "pq": "rerank", "hnsw": "effort"}.get(self.settings.kind, "probes")
+        while True:
+            reached = float(_share(self.search(states, count)[0], best).mean())
+            much = getattr(self.settings, name)
+            if reached >= recall or self._index is None or much >= self.n_items:
+                return reached
+            self.settings = replace(self.settings, **{name: min(2 * much, self.n_items)})
 
     def save(self, folder: Path) -> None:
         """Write vectors (safetensors), index (faiss's own binary format) and settings (JSON).
@@ -192,6 +215,13 @@ class Retriever:
         if states.dim() != 2 or states.shape[1] != width:
             raise BadInput(f"states are [user, {width}] as the vectors are, not {list(states.shape)}")
         _finite("states, row", states)
+
+
+def _share(found: Int[Tensor, "user cand"], best: Int[Tensor, "user cand"]) -> Float[Tensor, " user"]:
+    """Return the share of the best items that were found."""
+    best = best.sort(1).values
+    at = torch.searchsorted(best, found.contiguous()).clamp(max=best.shape[1] - 1)
+    return (best.gather(1, at) == found).float().mean(1)
 
 
 def _finite(what: str, values: Tensor) -> None:
