@@ -6,10 +6,9 @@ from typing import ClassVar
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional
 
 from simlab.context import Catalog, Context
-from simlab.rankers._blocks import ItemTable, UserSide, dot, shared_candidates
+from simlab.rankers._blocks import ItemTable, UserSide, dot
 from simlab.rankers.contract import Ranker, Sizes
 
 
