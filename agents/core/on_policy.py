@@ -86,6 +86,13 @@ class SlateOnPolicy(SlateAlgorithm, OnPolicyAlgorithm):
         with torch.no_grad():
             return PlackettLuce(self.network.logits(context), slots, context.mask)
 
+    def draw(
+        self, logits: Float[Tensor, "user cand"]
+    ) -> tuple[Int[Tensor, "user slot"], Float[Tensor, "user slot"]]:
+        """Return slates to learn from, and the log-probability of each slot given those above it."""
+        columns = gumbel_top_k(logits, self.policy.slots, self.luck)
+        return columns, slot_log_probs(logits, columns, entropy=None)[0]
+
     def collect_rollouts(
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: Any, n_rollout_steps: int
     ) -> bool:
@@ -104,8 +111,7 @@ class SlateOnPolicy(SlateAlgorithm, OnPolicyAlgorithm):
         for _ in range(n_rollout_steps):
             with torch.no_grad():
                 logits = masked(self.network.logits(context), context.mask)
-                columns = gumbel_top_k(logits, self.policy.slots, self.luck)
-                log_prob, _ = slot_log_probs(logits, columns, entropy=None)
+                columns, log_prob = self.draw(logits)
             step = rows.step(columns)
             seen.append(context)
             slates.append(columns)

@@ -12,6 +12,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
 from envs.sb3 import WorldVecEnv
+from envs.spaces import repeated
 from envs.world import SlateWorld, State
 from simlab.context import Context
 from simlab.errors import BadInput
@@ -74,7 +75,13 @@ class WorldRows:
         num_envs: users at a time.
         seed: of the users and their luck.
         past: how many items of history are asked for.
+
+    Attributes:
+        repeats: slates may show an item again, which leaves the lower slot empty, as in `envs.faces`. They
+            are not looked for otherwise, to save the time.
     """
+
+    repeats: bool = False
 
     def __init__(self, world: SlateWorld[Any], num_envs: int, seed: Seed, past: int) -> None:
         self.world, self.num_envs, self.seed, self.past = world, num_envs, seed, past
@@ -89,6 +96,8 @@ class WorldRows:
         """Show slates; rows that end begin again with new users, in the same market."""
         assert self.state is not None, "reset comes first"
         slate = columns if self.state.candidates is None else self.state.candidates.gather(1, columns)
+        if self.repeats:
+            slate = slate.masked_fill(repeated(slate), self.world.blank)
         after, response = self.world.step(self.state, slate, self.seed)
         last = context = self._see(after)
         done = response.terminated | response.truncated
