@@ -1,6 +1,7 @@
 """The face of a world for stable-baselines3: a native batch, without a wrapper for each user."""
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -8,6 +9,7 @@ import numpy as np
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvStepReturn
+from torch import Tensor
 
 from envs.faces import Observation, WorldVectorEnv
 from envs.registry import make_world
@@ -167,6 +169,9 @@ def make_sb3(
     name: str,
     num_envs: int = 1,
     *,
+    view: str = "slate",
+    keys: Sequence[str] | None = None,
+    vectors: Tensor | None = None,
     strict: bool = False,
     flat: bool = False,
     device: str = "cpu",
@@ -174,15 +179,34 @@ def make_sb3(
 ) -> WorldVecEnv:
     """Return a batch of users of the world with this id, for stable-baselines3.
 
+    | view | an action of a row | the slate |
+    |---|---|---|
+    | slate | `MultiDiscrete([C] * K)`; `Discrete(C)` with `flat` | the columns, top first |
+    | scores | `Box(C)` | the K best scores that may be shown |
+    | protos | `Box(K, feat)` | slot by slot, the largest inner product with the items' vectors, no repeats |
+    | proto | `Box(feat)` | the K largest inner products |
+    | slots | `Discrete(C)`, K sub-steps a slate, with `action_masks()` | the columns, top first |
+
     >>> make_sb3("simlab/Feed-v0", 64, items=100, slots=3).action_space
     MultiDiscrete([100 100 100])
+    >>> make_sb3("simlab/Feed-v0", 64, items=100, view="slots", keys=["features", "slot"]).action_space
+    Discrete(100)
 
     Args:
         name: an id, or what else `envs.registry.find` takes.
         num_envs: B.
+        view: what an action is.
+        keys: which keys an observation has, to keep small networks small; None is all.
+        vectors: of the items, for "protos" and "proto"; None is the catalogue's features.
         strict: refuse a slate with a repeated or masked item.
         flat: for slates of one item: an action is one column a row.
         device: where the world lives; arrays are on the CPU.
         settings: fields of the world's spec.
+
+    Raises:
+        BadInput: for an unknown view or key, with the nearest one, and for settings that do not fit the view.
     """
-    return WorldVecEnv(make_world(name, device, **settings), num_envs, strict=strict, flat=flat)
+    from envs.sb3_views import make_view  # it builds on this file
+
+    world = make_world(name, device, **settings)
+    return make_view(world, num_envs, view=view, keys=keys, vectors=vectors, strict=strict, flat=flat)
