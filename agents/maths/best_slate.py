@@ -14,6 +14,8 @@ What is best depends on how users click.
 Slates are columns of the candidates. Nothing here has a gradient but `value_of_slate`.
 """
 
+from dataclasses import dataclass, replace
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -23,9 +25,9 @@ from envs.clicks.multinomial import Multinomial
 from envs.clicks.proportional import Proportional
 from simlab.errors import BadInput
 
-CACHE = 1 << 17
+CACHE = 1 << 19
 """Numbers of odds that are worked off together on a CPU, to stay in its cache."""
-PREFIX = 12
+PREFIX = 8
 """Candidates per slot among which a first guess of the value is made."""
 GUESSES = 2
 """Steps that the first guess takes."""
@@ -128,14 +130,18 @@ def dinkelbach(
     at_once = max(1, CACHE // cands) if odds.device.type == "cpu" else max(1, rows)
     parts = [
         _solve(
-            odds[i : i + at_once],
-            value[i : i + at_once],
-            null_odds[i : i + at_once],
-            null_value[i : i + at_once],
-            down,
-            None if mask is None else mask[i : i + at_once],
+            _Rows(
+                odds[i : i + at_once],
+                value[i : i + at_once],
+                # The least of index and cap: cheaper than filling by mask, and safe where v is 0.
+                None if mask is None else torch.where(mask[i : i + at_once], torch.inf, -torch.inf).to(odds),
+                null_odds[i : i + at_once],
+                null_value[i : i + at_once],
+                torch.empty_like(odds[i : i + at_once]),
+                down,
+                exactly,
+            ),
             iterations,
-            exactly,
         )
         for i in range(0, max(rows, 1), at_once)
     ]
@@ -145,54 +151,110 @@ def dinkelbach(
     return (columns if weight is None else _by_weight(columns, w)), best
 
 
-def _solve(
-    odds: Float[Tensor, "user cand"],
-    value: Float[Tensor, "user cand"],
-    null_odds: Float[Tensor, " user"],
-    null_value: Float[Tensor, " user"],
-    weight: Float[Tensor, " slot"],
-    mask: Bool[Tensor, "user cand"] | None,
-    iterations: int,
-    exactly: bool,
-) -> tuple[Int[Tensor, "user slot"], Float[Tensor, " user"]]:
-    """Return the best slates and values of rows that fit the cache; weights fall."""
-    slots = len(weight)
-    # The least of index and cap: cheaper than filling by mask at every step, and safe where v is 0.
-    cap = None if mask is None else torch.full_like(odds, torch.inf).masked_fill_(~mask, -torch.inf)
+@dataclass(frozen=True)
+class _Rows:
+    """Users at work: the best slates of each, and what they need to be found."""
 
-    def step(
-        rate: Float[Tensor, " user"], first: int, whole: bool, work: Float[Tensor, "user some"]
-    ) -> tuple[Tensor, Tensor]:
-        """Return the columns of the K largest v (q − λ) of the first candidates, and Newton's next λ."""
-        torch.sub(value[:, :first], rate.unsqueeze(1), out=work).mul_(odds[:, :first])
-        if cap is not None:
-            torch.minimum(work, cap[:, :first], out=work)
-        index, columns = work.topk(slots, dim=1)
-        shown = odds.gather(1, columns)
-        if not whole:
+    odds: Float[Tensor, "user cand"]
+    value: Float[Tensor, "user cand"]
+    cap: Float[Tensor, "user cand"] | None
+    null_odds: Float[Tensor, " user"]
+    null_value: Float[Tensor, " user"]
+    work: Float[Tensor, "user cand"]
+    weight: Float[Tensor, " slot"]
+    exactly: bool
+
+    def first(self, few: int) -> "_Rows":
+        """Return the same users with their first candidates, of which at most K may be chosen.
+
+        At most: that always has a finite value, however few of these may be shown.
+        """
+        cap = None if self.cap is None else self.cap[:, :few]
+        work = torch.empty_like(self.odds[:, :few])
+        return replace(
+            self, odds=self.odds[:, :few], value=self.value[:, :few], cap=cap, work=work, exactly=False
+        )
+
+    def take(self, rows: Int[Tensor, " some"]) -> "_Rows":
+        """Return some of the users."""
+        return replace(
+            self,
+            odds=self.odds[rows],
+            value=self.value[rows],
+            cap=None if self.cap is None else self.cap[rows],
+            null_odds=self.null_odds[rows],
+            null_value=self.null_value[rows],
+            work=self.work[: len(rows)],
+        )
+
+    def step(self, rate: Float[Tensor, " user"]) -> tuple[Tensor, Tensor]:
+        """Return the columns of the K largest v (q − λ), and Newton's next λ."""
+        index = torch.sub(self.value, rate.unsqueeze(1), out=self.work).mul_(self.odds)
+        if self.cap is not None:
+            torch.minimum(index, self.cap, out=index)
+        index, columns = _largest(index, len(self.weight))
+        shown = self.odds.gather(1, columns)
+        if not self.exactly:
             index, shown = index.clamp(min=0), shown * (index > 0)
-        above = torch.addmv(null_odds * (null_value - rate), index, weight)
-        below = torch.addmv(null_odds, shown, weight).clamp(min=torch.finfo(odds.dtype).tiny)
-        return columns, rate + above / below
+        above = torch.addmv(self.null_odds * (self.null_value - rate), index, self.weight)
+        below = torch.addmv(self.null_odds, shown, self.weight)
+        return columns, rate + above / below.clamp(min=torch.finfo(below.dtype).tiny)
 
-    work, rate, few = torch.empty_like(odds), null_value, PREFIX * slots
-    if few < odds.shape[1] // 2:
-        # At most K: that always has a finite value, however few of these candidates may be shown.
-        small = odds.new_empty(len(odds), few)
+    def ordered(self, columns: Int[Tensor, "user slot"], rate: Float[Tensor, " user"]) -> Tensor:
+        """Return the slate in the order of v (q − λ), and −1 where an item would lower the value."""
+        index = self.odds.gather(1, columns) * (self.value.gather(1, columns) - rate.unsqueeze(1))
+        if self.cap is not None:
+            index = torch.minimum(index, self.cap.gather(1, columns))
+        index, order = index.sort(dim=1, descending=True)
+        columns = columns.gather(1, order)
+        return columns if self.exactly else columns.where(index > 0, -1)
+
+
+def _solve(every: _Rows, iterations: int) -> tuple[Int[Tensor, "user slot"], Float[Tensor, " user"]]:
+    """Return the best slates and values."""
+    guess, few = every.null_value, PREFIX * len(every.weight)
+    if few < every.odds.shape[1] // 2:
+        head = every.first(few)
         for _ in range(GUESSES):
-            rate = step(rate, few, False, small)[1]
-    columns, best = step(rate, odds.shape[1], exactly, work)
+            guess = head.step(guess)[1]
+    columns, best = every.step(guess)
+    rows, at, mine, rate = every, torch.arange(len(best), device=best.device), columns, best
     for i in range(iterations):
-        new_columns, new = step(best, odds.shape[1], exactly, work)
-        risen = new > best
-        columns, best = new_columns.where(risen.unsqueeze(1), columns), new.where(risen, best)
-        if (odds.device.type == "cpu" or i % CHECK_EVERY == 0) and not bool(risen.any()):
-            break
-    # The order is that of the last λ but one: sort by the last.
-    index = odds.gather(1, columns) * (value.gather(1, columns) - best.unsqueeze(1))
-    index, order = index.sort(dim=1, descending=True)
-    columns = columns.gather(1, order)
-    return (columns if exactly else columns.where(index > 0, -1)), best
+        new_columns, new = rows.step(rate)
+        risen = new > rate
+        mine, rate = new_columns.where(risen.unsqueeze(1), mine), new.where(risen, rate)
+        if best.device.type == "cpu" or i % CHECK_EVERY == 0:
+            going = risen.nonzero().squeeze(1)
+            if not len(going):
+                break
+            if 2 * len(going) < len(rate):
+                columns.index_copy_(0, at, mine)
+                best.index_copy_(0, at, rate)
+                rows, at, mine, rate = rows.take(going), at[going], mine[going], rate[going]
+    columns.index_copy_(0, at, mine)
+    best.index_copy_(0, at, rate)
+    return every.ordered(columns, best), best
+
+
+def _largest(score: Float[Tensor, "user cand"], slots: int) -> tuple[Tensor, Tensor]:
+    """Return the K largest scores and their columns, highest first; faster than `topk` for many candidates.
+
+    The K largest stand in the K groups with the largest maxima: only these groups are sorted.
+    """
+    rows, cands = score.shape
+    size = round((cands / slots) ** 0.5)
+    if size < 8:
+        best: tuple[Tensor, Tensor] = score.topk(slots, dim=1)
+        return best
+    groups = cands // size  # group j: columns j, j + groups, j + 2 · groups …
+    peak = score[:, : groups * size].view(rows, size, groups).amax(1)
+    top = peak.topk(slots, dim=1, sorted=False).indices.unsqueeze(2)
+    columns = (top + torch.arange(0, groups * size, groups, device=score.device)).flatten(1)
+    if groups * size < cands:
+        rest = torch.arange(groups * size, cands, device=score.device).expand(rows, -1)
+        columns = torch.cat([columns, rest], dim=1)
+    scores, order = score.gather(1, columns).topk(slots, dim=1)
+    return scores, columns.gather(1, order)
 
 
 def _by_weight(columns: Int[Tensor, "user slot"], weight: Float[Tensor, " slot"]) -> Int[Tensor, "user slot"]:
