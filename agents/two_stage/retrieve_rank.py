@@ -50,7 +50,7 @@ class RetrieveRank:
     With `correct`, a drawn candidate of inclusion probability q stands for 1 / q items: its logit /
     temperature is raised by -log q. Then Σ exp is an unbiased estimate of the sum over the whole catalogue,
     and the policy is, up to the noise of the draw, the softmax over the catalogue (Bengio and Senécal 2008,
-    equation 8; Yi et al. 2019, equation 3). Without it drawn items are what they are, a few among many.
+    equation 8; Yi et al. 2019, section 3). Without it drawn items are what they are, a few among many.
 
     Both stages are fitted to the same clicks, as `agents.learned` says: first those of random and popular
     items among drawn candidates, then the agent's own, warmer. So no step looks at [user, item] scores.

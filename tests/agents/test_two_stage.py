@@ -219,7 +219,7 @@ def test_log_q_makes_the_sampled_softmax_consistent(correct: bool) -> None:
     """A click from p and two negatives from q, all draws listed: at scores log p the mean gradient is zero.
 
     So it is for any number of negatives (Ma and Collins 2018, "Noise contrastive estimation and negative
-    sampling for conditional models", EMNLP, theorem 4.1); without -log q it is zero at log p / q instead.
+    sampling for conditional models", EMNLP, section 4); without -log q it is zero at log p / q instead.
     """
     g = Seed(4).torch()
     p, q = (torch.rand(2, 5, generator=g, dtype=torch.float64) + 0.1).unbind(0)
