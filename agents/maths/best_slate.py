@@ -122,11 +122,9 @@ def dinkelbach(
     a linear programme.
     """
     rows, cands = odds.shape
-    if not 1 <= slots <= cands:
-        raise BadInput(f"slots is {slots}, but a slate has 1 to {cands} of {cands} candidates")
-    down = (
-        odds.new_ones(slots) if weight is None else weight[:slots].to(odds.dtype).sort(descending=True).values
-    )
+    _check_slots(slots, cands)
+    per_slot = odds.new_ones(slots) if weight is None else weight[:slots].to(odds.dtype)
+    down = per_slot.sort(descending=True).values
     at_once = max(1, CACHE // cands) if odds.device.type == "cpu" else max(1, rows)
     parts = [
         _solve(
@@ -148,7 +146,7 @@ def dinkelbach(
     columns, best = (torch.cat(part) for part in zip(*parts, strict=True))
     if mask is not None and exactly:
         _check_shown(mask, columns)
-    return (columns if weight is None else _by_weight(columns, w)), best
+    return (columns if weight is None else _by_weight(columns, per_slot)), best
 
 
 @dataclass(frozen=True)
@@ -228,11 +226,9 @@ def _solve(every: _Rows, iterations: int) -> tuple[Int[Tensor, "user slot"], Flo
             if not len(going):
                 break
             if 2 * len(going) < len(rate):
-                columns.index_copy_(0, at, mine)
-                best.index_copy_(0, at, rate)
+                columns, best = columns.index_copy(0, at, mine), best.index_copy(0, at, rate)
                 rows, at, mine, rate = rows.take(going), at[going], mine[going], rate[going]
-    columns.index_copy_(0, at, mine)
-    best.index_copy_(0, at, rate)
+    columns, best = columns.index_copy(0, at, mine), best.index_copy(0, at, rate)
     return every.ordered(columns, best), best
 
 
@@ -262,14 +258,23 @@ def _by_weight(columns: Int[Tensor, "user slot"], weight: Float[Tensor, " slot"]
     return torch.empty_like(columns).index_copy_(1, weight.argsort(descending=True, stable=True), columns)
 
 
+def _check_slots(slots: int, cands: int) -> None:
+    """Refuse a slate without slots, or with more slots than candidates."""
+    if not 1 <= slots <= cands:
+        raise BadInput(f"slots is {slots}, but a slate has 1 to {cands} of {cands} candidates")
+
+
 def _check_shown(mask: Bool[Tensor, "user cand"], columns: Int[Tensor, "user slot"]) -> None:
     """Refuse slates with candidates that may not be shown: there were too few others."""
-    allowed = mask.gather(1, columns).all(1)
-    if not bool(allowed.all()):
-        row = int((~allowed).nonzero()[0, 0])
-        raise BadInput(
-            f"row {row} has {int(mask[row].sum())} candidates, but the slate has {columns.shape[1]} slots"
-        )
+    _check_enough(mask, mask.gather(1, columns).all(1), columns.shape[1])
+
+
+def _check_enough(mask: Bool[Tensor, "user cand"], enough: Bool[Tensor, " user"], slots: int) -> None:
+    """Refuse the first row that had too few candidates."""
+    if not bool(enough.all()):
+        row = int((~enough).nonzero()[0, 0])
+        have = int(mask[row].sum())
+        raise BadInput(f"row {row} has {have} candidates, but the slate has {slots} slots")
 
 
 @torch.no_grad()
@@ -289,21 +294,21 @@ def greedy(
     Raises:
         BadInput: for a row with fewer candidates than slots.
     """
+    _check_slots(slots, odds.shape[1])
     worth = odds * (value - null_value.unsqueeze(1))
     above, below = torch.zeros_like(null_odds), null_odds
     left = torch.zeros_like(odds) if mask is None else torch.zeros_like(odds).masked_fill_(~mask, -torch.inf)
     chosen = []
     for _ in range(slots):
         gain = (above.unsqueeze(1) + worth) / (below.unsqueeze(1) + odds) + left
-        column = gain.argmax(1, keepdim=True)
+        most, column = gain.max(1, keepdim=True)
         left.scatter_(1, column, -torch.inf)
         above = above + worth.gather(1, column).squeeze(1)
         below = below + odds.gather(1, column).squeeze(1)
         chosen.append(column)
-    columns = torch.cat(chosen, dim=1)
     if mask is not None:
-        _check_shown(mask, columns)
-    return columns
+        _check_enough(mask, ~most.squeeze(1).isneginf(), slots)
+    return torch.cat(chosen, dim=1)
 
 
 @torch.no_grad()
@@ -323,6 +328,7 @@ def top_k(
     Raises:
         BadInput: for a row with fewer candidates than slots.
     """
+    _check_slots(slots, odds.shape[1])
     worth = odds * value
     columns = (worth if mask is None else worth.masked_fill_(~mask, -torch.inf)).topk(slots, dim=1).indices
     if mask is not None:
@@ -349,6 +355,7 @@ def by_position(
     Raises:
         BadInput: for a row with fewer candidates than slots.
     """
+    _check_slots(len(examination), worth.shape[1])
     if mask is not None:
         worth = worth.masked_fill(~mask, -torch.inf)
     best, columns = worth.topk(len(examination), dim=1)
@@ -391,6 +398,7 @@ def by_cascade(
         BadInput: for a row with fewer candidates than slots.
     """
     rows, cands = attraction.shape
+    _check_slots(slots, cands)
     q = value if mask is None else value.masked_fill(~mask, -torch.inf)
     q, order = q.sort(dim=1, descending=True)
     a = attraction.gather(1, order)
@@ -407,10 +415,8 @@ def by_cascade(
         shown = shown.where(~after.isneginf(), -torch.inf)  # 0 · −∞: too few items are left
         take[i] = shown > best[:, 1:]
         best[:, 1:] = torch.maximum(best[:, 1:], shown)
-    if exactly and bool(best[:, -1].isneginf().any()):
-        row = int(best[:, -1].isneginf().nonzero()[0, 0])
-        have = cands if mask is None else int(mask[row].sum())
-        raise BadInput(f"row {row} has {have} candidates, but the slate has {slots} slots")
+    if exactly and mask is not None:
+        _check_enough(mask, ~best[:, -1].isneginf(), slots)
     columns = torch.full((rows, slots + 1), -1, dtype=torch.long, device=attraction.device)
     left = torch.full((rows, 1), slots, device=attraction.device)  # slots still empty
     for i in range(cands):
