@@ -288,8 +288,7 @@ def greedy(
 ) -> Int[Tensor, "user slot"]:
     """Fill slot after slot, each with the item that makes the value of the slate so far largest.
 
-    A heuristic, and no faster than `dinkelbach`. Source: Ie et al. (2019, arXiv:1905.12767), section 5.2,
-    "greedy", there with q_0 = 0.
+    A heuristic. Source: Ie et al. (2019, arXiv:1905.12767), section 5, "greedy", there with q_0 = 0.
 
     Raises:
         BadInput: for a row with fewer candidates than slots.
@@ -323,7 +322,7 @@ def top_k(
     """Return the items with the largest v q, best first; the null item does not matter.
 
     A heuristic: it is the first step of `dinkelbach` from λ = 0, and so exact for a best value of 0. Source:
-    Ie et al. (2019, arXiv:1905.12767), section 5.2, "top-k".
+    Ie et al. (2019, arXiv:1905.12767), section 5, "top-k".
 
     Raises:
         BadInput: for a row with fewer candidates than slots.
@@ -383,7 +382,7 @@ def by_cascade(
 
         V(i, k) = max{V(i + 1, k), α_i q_i + (1 − α_i) V(i + 1, k − 1)},    V(·, 0) = q_0.
 
-    One step per candidate for all users at once, O(cand · slot) each. With one q for all items it is the
+    One step per candidate for all users at once: O(cand · slot) for each user. With one q for all items it is the
     sort by α, and `by_position` with θ = 1 is faster.
 
     Args:

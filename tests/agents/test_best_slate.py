@@ -219,8 +219,8 @@ def test_what_heuristics_lose() -> None:
         loss = 1 - value_of_slate(pick(*problem, 3), *problem) / exact
         assert float(loss.min()) >= -1e-12
         lost[name] = float(loss.mean()), float((loss > 1e-9).double().mean()), float(loss.max())
-    # Mean loss, share of slates that are not best, largest loss. Seed 9: greedy 0.0004, 1.0 %, 0.18; top-k 0.29,
-    # 97 %, 0.90.
+    # Mean loss, share of slates that are not best, largest loss. Seed 9: greedy 0.0004, 1.0 %, 0.18; top-k
+    # 0.29, 97 %, 0.90.
     assert 1e-4 < lost["greedy"][0] < 1e-3
     assert 0.005 < lost["greedy"][1] < 0.02
     assert 0.1 < lost["greedy"][2] < 0.3
