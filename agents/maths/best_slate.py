@@ -382,8 +382,8 @@ def by_cascade(
 
         V(i, k) = max{V(i + 1, k), α_i q_i + (1 − α_i) V(i + 1, k − 1)},    V(·, 0) = q_0.
 
-    One step per candidate for all users at once: O(cand · slot) for each user. With one q for all items it is the
-    sort by α, and `by_position` with θ = 1 is faster.
+    One step per candidate for all users at once: O(cand · slot) for each user. With one q ≥ q_0 for all items
+    it is the sort by α, and `by_position` with θ = 1 is faster.
 
     Args:
         attraction: α in [0, 1].
