@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.torch_layers import CombinedExtractor
 from stable_baselines3.common.vec_env import VecMonitor, VecNormalize
@@ -27,7 +28,7 @@ WORLDS: dict[str, tuple[str, dict[str, Any]]] = {
 EVERY = pytest.mark.parametrize("world", WORLDS)
 
 
-def pair(world: str, view: str, n: int = 4, **more: Any) -> tuple[Any, WorldVecEnv]:
+def pair(world: str, view: str, n: int = 4, **more: Any) -> tuple[Any, Any]:
     """Return a world in a view, and the same world as slates of columns; both with the same users."""
     name, settings = WORLDS[world]
     found = make_sb3(name, n, view=view, **settings, **more), make_sb3(name, n, **settings)
@@ -71,8 +72,8 @@ def same_step(a: Any, b: Any) -> None:
 def test_scores_show_the_best_that_may_be_shown(world: str) -> None:
     env, plain = pair(world, "scores")
     luck = np.random.default_rng(0)
-    seen, other = env.reset(), plain.reset()
-    same(seen, other)
+    other: Any = plain.reset()
+    same(env.reset(), other)
     count, ended = columns_of(env.batch.world), 0
     assert env.action_space.shape == (count,)
     for _ in range(12):
@@ -97,13 +98,13 @@ def test_scores_leave_slots_empty_where_too_little_may_be_shown() -> None:
     here = torch.zeros(20, dtype=torch.bool)
     here[[4, 9]] = True
     env.batch._state = replace(state, market=replace(state.market, available=here))
-    seen, *_ = env.step(np.linspace(-1, 1, 40).reshape(2, 20))
+    seen: Any = env.step(np.linspace(-1, 1, 40).reshape(2, 20))[0]
     np.testing.assert_array_equal(seen["history"][:, -3:], [[9, 4, -1]] * 2)
     assert env.invalid.tolist() == [1, 1]
 
 
 def test_scores_of_a_large_catalogue_are_refused() -> None:
-    large = {"items": 100_001, "slots": 2, "topics": 1}
+    large: dict[str, Any] = {"items": 100_001, "slots": 2, "topics": 1}
     with pytest.raises(BadInput, match=r'100,001 columns .* take view "protos"'):
         make_sb3("Feed-v0", 1, view="scores", **large)
     assert make_sb3("Feed-v0", 1, view="scores", candidates=50, **large).action_space.shape == (50,)
@@ -244,7 +245,7 @@ def test_slots_show_the_same_slates_as_whole_ones(world: str) -> None:
 
 
 def test_a_slot_that_may_not_be_filled_so_stays_empty() -> None:
-    env = make_sb3("Feed-v0", 2, view="slots", **SIZE)
+    env: Any = make_sb3("Feed-v0", 2, view="slots", **SIZE)
     env.reset()
     env.step(np.array([5, 6]))
     seen: Any = env.step(np.array([5, 7]))[0]
@@ -260,7 +261,7 @@ def test_a_slot_that_may_not_be_filled_so_stays_empty() -> None:
 
 
 def test_a_reset_in_the_middle_empties_the_slate() -> None:
-    env = make_sb3("Feed-v0", 2, view="slots", **SIZE)
+    env: Any = make_sb3("Feed-v0", 2, view="slots", **SIZE)
     env.reset()
     env.step(np.array([5, 6]))
     seen: Any = env.reset()
@@ -275,6 +276,8 @@ def test_a_reset_in_the_middle_empties_the_slate() -> None:
 
 def test_sub_steps_give_arrays_of_their_own() -> None:
     """What is written into an observation is seen in no later one, and kept ones do not change."""
+    env: Any
+    twin: Any
     env, twin = (make_sb3("Feed-v0", 2, view="slots", **SIZE) for _ in range(2))
     for e in (env, twin):
         e.seed(1)
@@ -300,6 +303,8 @@ def test_sub_steps_give_arrays_of_their_own() -> None:
 
 @pytest.mark.parametrize("view", views.VIEWS)
 def test_keys_are_left_out_and_nothing_else_changes(view: str) -> None:
+    small: Any
+    whole: Any
     small, whole = (
         make_sb3("Feed-v0", 3, view=view, keys=keys, **SIZE) for keys in (["history", "features"], None)
     )
@@ -307,7 +312,7 @@ def test_keys_are_left_out_and_nothing_else_changes(view: str) -> None:
         env.seed(5)
     a, b = small.reset(), whole.reset()
     small.action_space.seed(0)
-    assert list(small.observation_space.spaces) == ["features", "history"]  # type: ignore[attr-defined]
+    assert list(small.observation_space.spaces) == ["features", "history"]
     assert small.get_attr("observation_space") == [small.observation_space] * 3
     assert small.action_space == whole.action_space
     assert isinstance(b, dict)
@@ -334,8 +339,8 @@ def test_ids_of_the_history_are_not_one_hot_encoded() -> None:
     """The input of stock networks is as wide as the observation, and popularity is most of it."""
     whole = make_sb3("Feed-v0", 1, items=1000)
     few = make_sb3("Feed-v0", 1, items=1000, keys=["features", "history", "feedback"])
-    assert isinstance(whole.observation_space, views.spaces.Dict)
-    assert isinstance(few.observation_space, views.spaces.Dict)
+    assert isinstance(whole.observation_space, spaces.Dict)
+    assert isinstance(few.observation_space, spaces.Dict)
     widths = [CombinedExtractor(e.observation_space).features_dim for e in (whole, few)]  # type: ignore[arg-type]
     flat = {k: int(np.prod(v.shape or ())) for k, v in whole.observation_space.spaces.items()}
     assert widths == [sum(flat.values()), sum(flat.values()) - 1000]
