@@ -79,6 +79,19 @@ class SlateAlgorithm(BaseAlgorithm):
             self._lengths = torch.zeros(n, device=self.device)
         return self._rows
 
+    def set_env(self, env: Any, force_reset: bool = True) -> None:
+        """Learn from another environment from now on, with new users."""
+        super().set_env(env, force_reset)
+        self._rows = None
+
+    def _setup_learn(self, *args: Any, **kwargs: Any) -> Any:
+        """Prepare `learn`. It may reset the environment, and then its users are seen anew."""
+        before = self._last_obs
+        found = super()._setup_learn(*args, **kwargs)
+        if self._last_obs is not before and not isinstance(self._rows, WorldRows):
+            self._rows = None
+        return found
+
     def own_seed(self, what: str) -> Seed:
         """Return the seed of a part of this learner's luck."""
         return Seed(int(self.seed or 0)).split(what)
