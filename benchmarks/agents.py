@@ -1,0 +1,235 @@
+"""Speed of the slate learners: roll-outs, training, and the choice of a slate, one core.
+
+All in simlab/SlateTopK-Bored-v0: 1,000 items, slates of 10. Beside each figure stands stable-baselines3's own
+PPO on `MultiDiscrete([1000] * 10)` in the same world and run, whose slots are independent (the share of its
+slates with a repeat is printed), and a plain loop: the same network, distribution and update written out by
+hand without any of stable-baselines3.
+
+    python benchmarks/agents.py                  # about six minutes
+    python benchmarks/agents.py --quick
+    python benchmarks/agents.py --device cuda    # wall seconds, synchronised
+"""
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from agents.actor_critic.ppo import SlatePPO
+from agents.maths.best_slate import dinkelbach
+from agents.maths.plackett_luce import gumbel_top_k, slot_log_probs
+from agents.value.slateq import SlateQ
+from benchmarks.harness import Row, arguments, finish, machine, median_seconds, write_page
+from envs.registry import make_world
+from envs.sb3 import WorldVecEnv, make_sb3
+from simlab.context import Context
+from simlab.seeds import Seed
+
+WORLD = "simlab/SlateTopK-Bored-v0"
+ITEMS, SLOTS = 1000, 10
+SPEC = {"past": 0}
+
+
+def clock(device: str) -> float:
+    """Return CPU seconds; on a device wall seconds, when it has finished."""
+    if device == "cpu":
+        return time.process_time()
+    torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def rate(learner: Any, steps: int, device: str) -> float:
+    """Return user-steps per second of `learn`, after a first roll-out to warm up."""
+    learner.learn(learner.n_envs * getattr(learner, "n_steps", 8), log_interval=None)
+    first, start = learner.num_timesteps, clock(device)
+    learner.learn(steps, log_interval=None, reset_num_timesteps=False)
+    return float((learner.num_timesteps - first) / (clock(device) - start))
+
+
+def only_rolls(learner: Any) -> Any:
+    """Return the learner, whose training does nothing: what is left is the roll-out."""
+    learner.train = lambda *args, **kwargs: None
+    return learner
+
+
+def ppo(envs: int, device: str, **settings: Any) -> SlatePPO:
+    """Return our PPO with the settings of the learning page."""
+    settings = {
+        "policy_kwargs": {"spec": SPEC},
+        "batch_size": 3200,
+        "n_steps": max(2, 25600 // envs),
+    } | settings
+    settings["n_steps"] = min(settings["n_steps"], 100)
+    env = WorldVecEnv(make_world(WORLD, device), envs)
+    return SlatePPO(env=env, gamma=0.9, device=device, **settings)
+
+
+def stock(envs: int) -> Any:
+    """Return stable-baselines3's own PPO, one categorical for each slot."""
+    from stable_baselines3 import PPO
+
+    env = make_sb3(WORLD, envs)
+    n_steps = max(2, 2048 // envs)
+    return PPO(
+        "MultiInputPolicy",
+        env,
+        n_steps=n_steps,
+        batch_size=min(512, n_steps * envs),
+        n_epochs=4,
+        device="cpu",
+    )
+
+
+def repeats(model: Any) -> float:
+    """Return the share of a stock policy's slates in which an item stands twice."""
+    env = make_sb3(WORLD, 256)
+    columns, _ = model.predict(env.reset())
+    ordered = torch.from_numpy(columns).sort(1).values
+    return float((ordered[:, 1:] == ordered[:, :-1]).any(1).float().mean())
+
+
+def by_hand(steps: int, device: str, envs: int = 1024, horizon: int = 25) -> float:
+    """Return user-steps per second of a plain loop: roll out, four epochs of PPO, no library around it."""
+    world, seed = make_world(WORLD, device), Seed(0)
+    network = ppo(envs, device).network
+    optimizer = torch.optim.Adam(network.parameters(), 3e-3)
+    state, luck = world.reset(envs, seed), torch.Generator(device).manual_seed(0)
+    done_steps, start = 0, clock(device)
+    while done_steps < steps:
+        seen: list[Context] = []
+        kept: list[tuple[torch.Tensor, ...]] = []
+        for _ in range(horizon):
+            context = world.observe(state)
+            with torch.no_grad():
+                logits, future, slot = network(context)
+                columns = gumbel_top_k(logits, SLOTS, luck)
+                chance = slot_log_probs(logits, columns, entropy=None)[0]
+            state, response = world.step(state, columns, seed)
+            done = response.terminated | response.truncated
+            state = world.renew(state, done, envs, seed) if bool(done.any()) else state
+            seen.append(context)
+            kept.append(
+                (columns, chance, future + slot.sum(1), response.reward / SLOTS, response.click / SLOTS, done)
+            )
+        columns, chance, value, reward, earned, done = (torch.stack(x) for x in zip(*kept, strict=True))
+        gain, after = torch.empty_like(value), torch.zeros_like(value[0])
+        follow = network.values(world.observe(state)).detach()
+        for t in range(horizon - 1, -1, -1):
+            delta = reward[t] + 0.9 * follow * ~done[t] - value[t]
+            gain[t] = after = delta + 0.9 * 0.95 * after * ~done[t]
+            follow = value[t]
+        flat = [x.reshape(-1, *x.shape[2:]) for x in (columns, chance, earned, gain, gain + value)]
+        features = torch.cat([c.features for c in seen])
+        for _ in range(4):
+            for batch in torch.randperm(len(features), device=device).split(3200):
+                users = torch.zeros_like(batch)
+                context = Context.of(users, ITEMS, features=features[batch])
+                shown, old, own, gained, goal = (x[batch] for x in flat)
+                logits, future, slot = network(context)
+                now, entropy = slot_log_probs(logits, shown)
+                share = (own - slot.detach()) + (gained - (own - slot.detach()).sum(1)).unsqueeze(1)
+                share = (share - share.mean()) / (share.std() + 1e-8)
+                ratio = (now - old).exp()
+                loss = (
+                    -torch.min(share * ratio, share * ratio.clamp(0.8, 1.2)).mean() - 0.001 * entropy.mean()
+                )
+                loss = (
+                    loss
+                    + 0.5 * (future - goal + own.sum(1)).square().mean()
+                    + 0.5 * (slot - own).square().mean()
+                )
+                optimizer.zero_grad()
+                loss.backward()
+                torch.nn.utils.clip_grad_norm_(network.parameters(), 0.5)
+                optimizer.step()
+        done_steps += envs * horizon
+    return done_steps / (clock(device) - start)
+
+
+def main() -> None:
+    """Measure, print, write."""
+    options = arguments(__doc__ or "")
+    torch.set_num_threads(1)
+    device, quick = options.device, options.quick
+    found: list[Row] = []
+
+    def add(name: str, value: float, unit: str, peer: str | None = None, theirs: float | None = None) -> None:
+        ratio = None if not theirs else (theirs / value if unit.startswith("µs") else value / theirs)
+        found.append(Row(name, value, unit, peer if theirs else None, theirs, ratio, {}, device))
+        print(f"{name}: {value:,.4g} {unit}" + (f"; {peer} {theirs:,.4g}" if theirs else ""), flush=True)
+
+    sizes = (64, 4096) if quick else (1, 64, 1024, 4096)
+    base: dict[str, dict[int, float]] = {"rolls": {}, "trains": {}}
+    if not options.no_peer:
+        for envs in (64,) if quick else (1, 64):
+            model = stock(envs)
+            base["trains"][envs] = rate(model, 2048 if quick else 4096, "cpu")
+            base["rolls"][envs] = rate(only_rolls(stock(envs)), 2048 if quick else 4096, "cpu")
+        print(f"slates of stock PPO with a repeat: {100 * repeats(model):.0f} %", flush=True)
+    peer = "SB3 PPO, MultiDiscrete, same run"
+    best = {k: max(v.values(), default=0.0) for k, v in base.items()}
+    for envs in sizes:
+        steps = min(max(2000, 60 * envs), 400_000) // (4 if quick else 1)
+        ours = rate(only_rolls(ppo(envs, device)), steps, device)
+        theirs = base["rolls"].get(envs, best["rolls"])
+        add(f"PL-PPO, roll-out, {envs} users", ours, "user-steps / s", peer, theirs)
+    for envs in sizes:
+        steps = min(max(1500, 30 * envs), 100_000) // (4 if quick else 1)
+        add(f"PL-PPO, training, {envs} users", rate(ppo(envs, device), steps, device), "user-steps / s",
+            peer, base["trains"].get(envs, best["trains"]))  # fmt: skip
+    envs = 1024
+    fast = rate(ppo(envs, device), 26_000 if quick else 80_000, device)
+    add("PL-PPO, training, 1024 users, beside a plain loop", fast, "user-steps / s",
+        "the same by hand", by_hand(26_000 if quick else 80_000, device))  # fmt: skip
+    slow = rate(only_rolls(ppo(envs, device, tensors=False)), 26_000, device)
+    add("PL-PPO, roll-out on tensors, 1024 users", rate(only_rolls(ppo(envs, device)), 80_000, device),
+        "user-steps / s", "the same through SB3's arrays", slow)  # fmt: skip
+    for envs in sizes[1:]:
+        env = WorldVecEnv(make_world(WORLD, device), envs)
+        how: dict[str, Any] = {"learning_starts": 0, "batch_size": 256, "explore": (0.1, 0.1, 0.5)}
+        learner = SlateQ(env=env, device=device, policy_kwargs={"spec": SPEC}, **how)
+        steps = min(60 * envs, 200_000) // (4 if quick else 1)
+        add(
+            f"SlateQ, training, {envs} users, a batch of 256 a step",
+            rate(learner, steps, device),
+            "user-steps / s",
+        )
+    generator = torch.Generator(device).manual_seed(0)
+    odds = torch.randn(1024, ITEMS, generator=generator, device=device).exp()
+    value = torch.rand(1024, ITEMS, generator=generator, device=device) * 10
+    one, none = torch.ones(1024, device=device), torch.zeros(1024, device=device)
+    sync: Callable[[], Any] | None = None if device == "cpu" else torch.cuda.synchronize
+    seconds = median_seconds(lambda: dinkelbach(odds, value, one, none, SLOTS), 9, sync=sync)
+    add("best slate of 10 of 1,000, exact", 1e6 * seconds / 1024, "µs / user")
+    clocks = "CPU seconds, one core" if device == "cpu" else "wall seconds"
+    finish(f"Slate learners, {clocks}", found, options.json)
+    if options.markdown:
+        write_page(options.markdown, page(found, device))
+
+
+def page(found: list[Row], device: str) -> list[str]:
+    """Return the table as a page."""
+    clocks = "CPU seconds on one core" if device == "cpu" else "wall seconds"
+    lines = [
+        "# Speed of the slate learners",
+        "",
+        "Made by `python benchmarks/agents.py --markdown docs/agents/speed.md` on",
+        f"{machine()}; device {device}; {clocks}, peers in the same run.",
+        "",
+        "| what | value | unit | beside | its value | ratio |",
+        "|---|---:|---|---|---:|---:|",
+    ]
+    for r in found:
+        peer = "" if r.peer_value is None else f"{r.peer_value:,.4g}"
+        ratio = "" if r.ratio is None else f"{r.ratio:,.1f}"
+        lines.append(f"| {r.name} | {r.value:,.4g} | {r.unit} | {r.peer or ''} | {peer} | {ratio} |")
+    return lines
+
+
+if __name__ == "__main__":
+    main()

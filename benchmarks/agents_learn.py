@@ -1,0 +1,249 @@
+"""What the agents learn: returns in four worlds, beside random, the rules and the oracles, with intervals.
+
+Each run trains one agent with one seed, and its likeliest slates are then shown to new users, the same
+for every agent and seed (common random numbers). A table gives the interquartile mean over seeds with its
+stratified bootstrap interval (`simlab.reliability`), and for one seed the interval over users. What is done
+is kept in a file and not done again. Settings are in `RUNS`, each found with a few tries on other users.
+
+    python benchmarks/agents_learn.py --worlds interest --agents ppo slateq --seeds 1 2 3 4 5
+    python benchmarks/agents_learn.py --markdown docs/agents/results.md       # writes what is kept
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from stable_baselines3.common.callbacks import BaseCallback
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from agents.core.agent import Greedy, SlateAgent
+from benchmarks.harness import machine, write_page
+from envs.oracles import FarSighted, Index, Oracle
+from envs.registry import make_world
+from envs.rollout import roll
+from envs.sb3 import WorldVecEnv
+from envs.world import SlateWorld
+from simlab.files import write_whole
+from simlab.metrics.exposure import gini
+from simlab.parts import part
+from simlab.policies.random import Random
+from simlab.policy import Policy
+from simlab.reliability import interval
+from simlab.seeds import Seed
+from simlab.statistics import mean_interval
+
+HOME = Path(__file__).resolve().parent.parent
+JUDGE, FIRST_USER = Seed(2026), 10**6
+"""New users, the same for all: no learner meets them."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A world, and how long and on how many users everything is judged."""
+
+    world: str
+    users: int
+    settings: dict[str, Any]
+
+
+TASKS = {
+    "interest": Task("simlab/InterestEvolution-v0", 1000, {}),
+    "bored": Task("simlab/SlateTopK-Bored-v0", 1000, {}),
+    "bored-inf": Task("simlab/SlateTopK-BoredInf-v1", 1000, {}),
+    "uncertain": Task("simlab/SlateTopK-Uncertain-v1", 1000, {}),
+    "feed": Task("simlab/Feed-v0", 1000, {}),
+}
+
+NOW: dict[str, Any] = {"policy_kwargs": {"spec": {"past": 0}}}
+"""The features say what the state is: no history is needed."""
+RUNS: dict[tuple[str, str], tuple[int, dict[str, Any]]] = {}
+"""User-steps and settings of each agent in each world."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one run reached."""
+
+    task: str
+    agent: str
+    seed: int
+    mean: float
+    stderr: float
+    gini: float
+    steps: int
+    seconds: float
+    curve: list[tuple[int, float, float]]
+    settings: dict[str, Any]
+
+
+def judged(world: SlateWorld[Any], policy: Policy, users: int) -> tuple[float, float, float]:
+    """Return the mean return of new users, its standard error, and the Gini of what was shown."""
+    seen = roll(world, policy, users, JUDGE, first_user=FIRST_USER)
+    found = mean_interval(seen.reward.sum(0).double().numpy())
+    shown = seen.slate[seen.active]
+    counts = torch.bincount(shown[shown < world.catalog.n_items], minlength=world.catalog.n_items)
+    return found.mean, found.stderr, float(gini(counts.double()))
+
+
+class Curve(BaseCallback):
+    """Judges on a few users ten times; its own time is not the learner's."""
+
+    def __init__(self, world: SlateWorld[Any], total: int, users: int = 200) -> None:
+        super().__init__()
+        self.world, self.total, self.users = world, total, users
+        self.found: list[tuple[int, float, float]] = []
+        self.spent, self.start = 0.0, time.process_time()
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_rollout_start(self) -> None:
+        if self.num_timesteps * 10 >= len(self.found) * self.total:
+            begin = time.process_time()
+            assert isinstance(self.model, Policy)
+            mean, _, _ = judged(self.world, Greedy(self.model), self.users)
+            self.found.append((self.num_timesteps, begin - self.start - self.spent, mean))
+            self.spent += time.process_time() - begin
+
+
+def learn(task: str, agent: str, seed: int) -> Result:
+    """Train one agent with one seed, and judge it."""
+    what = TASKS[task]
+    world = make_world(what.world, **what.settings)
+    steps, settings = RUNS[task, agent]
+    settings = dict(settings)
+    kind: Any = part("agent", agent.partition(" ")[0])
+    assert issubclass(kind, SlateAgent)
+    envs = settings.pop("num_envs", kind.users_at_once)
+    model = kind.algorithm(env=WorldVecEnv(world, envs), seed=seed, device="cpu", **settings)
+    curve = Curve(world, steps)
+    start = time.process_time()
+    model.learn(steps, callback=curve, log_interval=None)
+    seconds = time.process_time() - start - curve.spent
+    mean, stderr, uneven = judged(world, Greedy(model), what.users)
+    done = int(model.num_timesteps)
+    return Result(task, agent, seed, mean, stderr, uneven, done, seconds, curve.found, RUNS[task, agent][1])
+
+
+def topics(world: Any) -> Policy:
+    """Return the rule of interest evolution that looks at no user: the topics of the highest mean quality."""
+    rank = world.mean_quality[world.topic]
+    return Index(lambda state: rank.expand(len(state.user), -1), "highest topic")
+
+
+def rules(task: str, world: SlateWorld[Any]) -> list[Policy]:
+    """Return what every table has beside the agents."""
+    found: list[Policy] = [Random(), Oracle(world), FarSighted(world)]
+    if task == "interest":
+        found.insert(2, topics(world))
+    return found
+
+
+def page(kept: list[Result], tasks: list[str]) -> list[str]:
+    """Return the tables as a page."""
+    lines = ["# What the agents learn", ""]
+    lines += ["Made by `python benchmarks/agents_learn.py --markdown docs/agents/results.md` on"]
+    lines += [f"{machine()}, one thread. Returns of 1,000 new users, the same for all, by the likeliest"]
+    lines += ["slates; the interval of an agent is that of the interquartile mean over training seeds"]
+    lines += ["(95 %, stratified bootstrap), or over users where there is one seed; that of a rule is over"]
+    lines += ["users. Share: of the way from random to the far-sighted oracle. Gini: of the exposure over"]
+    lines += ["the catalogue. Seconds are CPU seconds of training, on a busy machine. Settings are in"]
+    lines += ["`RUNS` of the script."]
+    for task in tasks:
+        mine = [r for r in kept if r.task == task]
+        if not mine:
+            continue
+        what = TASKS[task]
+        world = make_world(what.world, **what.settings)
+        lines += ["", f"## {what.world}", "", "| policy | return | 95 % interval | share | Gini | seeds |"]
+        lines[-1] += " user-steps | seconds | command |"
+        lines += ["|---|---:|---|---:|---:|---:|---:|---:|---|"]
+        rows: list[tuple[float, str]] = []
+        ends: dict[str, float] = {}
+        base = []
+        for policy in rules(task, world):
+            mean, stderr, uneven = judged(world, policy, what.users)
+            ends[policy.name] = mean
+            base.append((policy.name, mean, stderr, uneven))
+
+        def share(mean: float, ends: dict[str, float] = ends) -> str:
+            return f"{(mean - ends['random']) / (ends['far-sighted'] - ends['random']):.2f}"
+
+        for name, mean, stderr, uneven in base:
+            low, high = mean - 1.96 * stderr, mean + 1.96 * stderr
+            text = f"| {name} | {mean:.1f} | {low:.1f} … {high:.1f} | {share(mean)} | {uneven:.2f} | | | | |"
+            rows.append((mean, text))
+        for agent in sorted({r.agent for r in mine}):
+            runs = [r for r in mine if r.agent == agent]
+            got = interval([r.mean for r in runs])
+            low, high = got.low, got.high
+            if len(runs) == 1:
+                low, high = (runs[0].mean + z * runs[0].stderr for z in (-1.96, 1.96))
+            uneven = sum(r.gini for r in runs) / len(runs)
+            seconds = sum(r.seconds for r in runs) / len(runs)
+            command = f"`--worlds {task} --agents '{agent}'`"
+            rows.append((
+                got.mean,
+                f"| **{agent}** | {got.mean:.1f} | {low:.1f} … {high:.1f} | {share(got.mean)} | {uneven:.2f} "
+                f"| {len(runs)} | {runs[0].steps:,} | {seconds:,.0f} | {command} |",
+            ))  # fmt: skip
+        lines += [text for _, text in sorted(rows)]
+        lines += ["", "Learning curves (mean over seeds, 200 users; user-steps: return):", ""]
+        for agent in sorted({r.agent for r in mine}):
+            runs = [r for r in mine if r.agent == agent]
+            count = min(len(r.curve) for r in runs)
+            points = []
+            for i in range(count):
+                value = sum(r.curve[i][2] for r in runs) / len(runs)
+                points.append(f"{runs[0].curve[i][0] / 1e6:.2f} M: {value:.0f}")
+            lines.append(f"- {agent}: {', '.join(points)}")
+    return lines
+
+
+def main() -> None:
+    """Train, judge, print; what is done is kept in a file, and not done again."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--worlds", nargs="+", choices=TASKS, default=list(TASKS), help="which worlds")
+    parser.add_argument("--agents", nargs="*", help="which agents; all that have settings by default")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1], help="training seeds (default: 1)")
+    kept_in = HOME / "runs" / "agents.json"
+    parser.add_argument("--json", type=Path, default=kept_in, help="where results are kept")
+    parser.add_argument("--again", action="store_true", help="train again what is kept already")
+    parser.add_argument(
+        "--markdown", type=Path, help="write what is kept to this page, and stop"
+    )
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+
+    def read() -> list[Result]:
+        return [Result(**r) for r in json.loads(options.json.read_text())] if options.json.is_file() else []
+
+    if options.markdown:
+        write_page(options.markdown, page(read(), options.worlds))
+        return
+    tell: Callable[..., None] = print
+    for seed in options.seeds:
+        for task, agent in RUNS:
+            if task not in options.worlds or (options.agents and agent not in options.agents):
+                continue
+            if not options.again and any((r.task, r.agent, r.seed) == (task, agent, seed) for r in read()):
+                continue
+            found = learn(task, agent, seed)
+            tell(f"{task}, {agent}, seed {seed}: {found.mean:.1f} ± {1.96 * found.stderr:.1f} over users,"
+                 f" {found.seconds:.0f} s", flush=True)  # fmt: skip
+            rest = [r for r in read() if (r.task, r.agent, r.seed) != (task, agent, seed)]
+            options.json.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(options.json, json.dumps([asdict(r) for r in [*rest, found]], indent=1).encode())
+
+
+if __name__ == "__main__":
+    main()
