@@ -25,7 +25,7 @@ from agents.core.saving import (
     space_of,
 )  # fmt: skip
 from simlab.context import Context
-from simlab.errors import BadInput
+from simlab.errors import BadInput, nearest
 from simlab.rankers.contract import hollow
 from simlab.seeds import Seed
 from simlab.slates import SlateDistribution
@@ -162,7 +162,7 @@ class SlateAlgorithm(BaseAlgorithm):
         Raises:
             BadInput: where the environment is not a world's own batch, whose state cannot be kept.
         """
-        rows = self.begin(0)
+        rows = self.begin(self._past())
         if not isinstance(rows, WorldRows):
             raise BadInput("only a world's own batch (make_sb3) can be kept whole; use save for the weights")
         assert rows.state is not None
@@ -186,11 +186,17 @@ class SlateAlgorithm(BaseAlgorithm):
         where = file_of(path)
         tensors, facts = read_tensors(where)
         self._check(where, facts)
+        if "world" not in facts:
+            raise BadInput(f"{where} holds weights alone, and no run: use load")
         rows = self.begin(self._past())
-        world = (rows.world.name, repr(rows.world.spec)) if isinstance(rows, WorldRows) else ("", "")
-        if world != (facts.get("world"), facts.get("world spec")):
+        here = (rows.world.name, repr(rows.world.spec)) if isinstance(rows, WorldRows) else ("no world", "")
+        there = (facts["world"], facts.get("world spec"))
+        if here != there:
+            what = " with other settings" if here[0] == there[0] else f", not in this {here[0]}"
+            raise BadInput(f"{where} is of a run in {there[0]}{what}")
+        if facts["n_envs"] != rows.num_envs:
             raise BadInput(
-                f"{where} is of a run in {facts.get('world') or 'no world'}, not in this {world[0]}"
+                f"{where} is of a run of {facts['n_envs']} users at a time, not of {rows.num_envs}"
             )
         self._restore(where, tensors, facts)
         rows.state = filled(rows.state, {k: v for k, v in tensors.items() if k.startswith("state.")}, "state")
@@ -228,15 +234,14 @@ class SlateAlgorithm(BaseAlgorithm):
         """
         where = file_of(path)
         tensors, facts = read_tensors(where)
-        if facts.get("algorithm") != cls.__name__:
-            raise BadInput(f"{where} is of a {facts.get('algorithm')}, not of a {cls.__name__}")
+        _check_learner(where, facts, cls.__name__)
         spaces_ = [space_of(facts[key]) for key in ("observation_space", "action_space")]
         if env is not None:
             _same_spaces(where, spaces_, env)
         known = inspect.signature(cls.__init__).parameters
         for key in kwargs:
             if key not in known:
-                raise BadInput(f"{cls.__name__} has no setting {key}")
+                raise BadInput(f"{cls.__name__} has no setting {key}{nearest(key, known)}")
         settings = {k: _back(v) for k, v in facts["settings"].items()} | kwargs
         settings["policy_kwargs"] = _policy_kwargs(facts)
         make: Any = cls
@@ -289,8 +294,7 @@ class SlateAlgorithm(BaseAlgorithm):
         self._n_updates = int(facts["updates"])
 
     def _check(self, where: Path, facts: Mapping[str, Any]) -> None:
-        if facts.get("algorithm") != type(self).__name__:
-            raise BadInput(f"{where} is of a {facts.get('algorithm')}, not of a {type(self).__name__}")
+        _check_learner(where, facts, type(self).__name__)
         here = [space_json(self.observation_space), space_json(self.action_space)]
         if here != [facts.get("observation_space"), facts.get("action_space")]:
             raise BadInput(f"{where} is of a world with other spaces")
@@ -350,6 +354,22 @@ def with_catalog(policy_kwargs: Mapping[str, Any] | None, env: VecEnv | None) ->
     if world is not None and "catalog" not in settings:
         settings["catalog"] = replace(world.catalog, features=world.catalog.features.float())
     return settings
+
+
+HEADER = ("settings", "policy_kwargs", "catalog", "n_items", "observation_space", "action_space", "n_envs",
+          "num_timesteps", "updates")  # fmt: skip
+"""What the header of a learner's file tells of, besides its algorithm."""
+
+
+def _check_learner(where: Path, facts: Mapping[str, Any], name: str) -> None:
+    """Refuse the file of another learner, or of none."""
+    if "algorithm" not in facts:
+        raise BadInput(f"{where} was not written by a learner: it names no algorithm")
+    if facts["algorithm"] != name:
+        raise BadInput(f"{where} is of a {facts['algorithm']}, not of a {name}")
+    for key in HEADER:
+        if key not in facts:
+            raise BadInput(f"{where} says nothing of its {key}")
 
 
 def _policy_kwargs(facts: Mapping[str, Any]) -> dict[str, Any]:

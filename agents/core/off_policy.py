@@ -286,6 +286,8 @@ class SlateOffPolicy(SlateAlgorithm, OffPolicyAlgorithm):
         callback.on_rollout_start()
         assert self._context is not None
         check_slots(self._context.mask, self.policy.slots)
+        # A resumed run explores from the first step on as it did when it was kept.
+        self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
         ends, steps = [], int(train_freq.frequency)
         go_on = True
         for _ in range(steps):
