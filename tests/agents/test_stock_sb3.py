@@ -206,7 +206,7 @@ def test_plackett_luce_learns_under_stock_ppo() -> None:
     later.seed(5)
     returns, _ = evaluate_policy(model, later, 256, return_episode_rewards=True)
     assert isinstance(returns, list)
-    assert margin(returns) > 2
+    assert margin(returns) > 1
     assert env.batch.invalid_actions == later.batch.invalid_actions == 0
 
 
@@ -218,7 +218,7 @@ def test_maskable_ppo_learns_slot_by_slot() -> None:
     model.learn(64 * 24 * 5)
     later.seed(5)
     returns, _ = evaluate_with_masks(model, later, 256, return_episode_rewards=True)
-    assert margin(returns) > 2
+    assert margin(returns) > 1
     assert env.batch.invalid_actions == later.batch.invalid_actions == 0
 
 
@@ -255,7 +255,7 @@ def world(**more: Any) -> Any:
 
 
 def both(env: Callable[[], Any], slot_values: bool) -> tuple[Any, Any]:
-    """Return stock PPO and ours with the same first weights."""
+    """Return stock PPO and ours with the same first weights, and values that are not all zero."""
     made = []
     for kind in (PPO, SlatePPO):
         one = env()
@@ -263,6 +263,10 @@ def both(env: Callable[[], Any], slot_values: bool) -> tuple[Any, Any]:
         ours: dict[str, Any] = {"tensors": False, "reward_scale": 1.0} if kind is SlatePPO else {}
         learner: Any = kind
         made.append(learner(SlateActorCriticPolicy, one, policy_kwargs=kwargs, **SMALL, **SAME, **ours))
+        luck = torch.Generator().manual_seed(1)
+        for name, parameter in made[-1].policy.named_parameters():
+            if name.startswith(("network.future", "network.slot")):  # their last layers begin at zero
+                parameter.data += 0.3 * torch.randn(parameter.shape, generator=luck)
     assert torch.equal(weights(made[0]), weights(made[1]))
     return made[0], made[1]
 
@@ -300,6 +304,7 @@ def test_a_roll_out_is_stock_s(slots: int, one_luck: Callable[[], Any]) -> None:
     ):
         wanted = torch.from_numpy(getattr(kept, name)).flatten()
         torch.testing.assert_close(value, wanted, rtol=1e-5, atol=2e-6, msg=lambda m: f"{name}: {m}")  # noqa: B023
+    assert kept.values.std() > 0.1
     # Both kinds of ends were there, or the test says little.
     assert len({e["l"] for e in stock.ep_info_buffer}) > 1
     assert {e["l"] for e in stock.ep_info_buffer} >= {5}
@@ -319,7 +324,7 @@ def test_one_slot_is_stock_ppo(flat: bool, one_luck: Callable[[], Any]) -> None:
             model.train()
             found[-1].append(weights(model))
     for step, (a, b) in enumerate(zip(*found, strict=True)):
-        assert float((a - b).abs().max()) < 1e-6 * 10**step, step
+        assert float((a - b).abs().max()) < 1e-6, step
     assert float((found[0][0] - found[0][2]).abs().max()) > 1e-3
 
 
@@ -354,6 +359,8 @@ def test_both_paths_see_the_same(more: dict[str, Any]) -> None:
         assert a.dtype == b.dtype
         assert torch.equal(a, b), name
     assert float(fast.earned.sum()) > 0
+    assert bool(fast.context.mask.gather(1, fast.columns).all())
+    assert ("unborn" in more) is not bool(fast.context.mask.all())
 
 
 # The page ----------------------------------------------------------------------------------------------
