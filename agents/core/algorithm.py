@@ -5,6 +5,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import torch
@@ -59,6 +60,8 @@ class SlateAlgorithm(BaseAlgorithm):
     _luck: torch.Generator | None = None
     _returns: Tensor | None = None
     _lengths: Tensor | None = None
+    _good: Mapping[str, Tensor] = MappingProxyType({})
+    _newest: Mapping[str, Tensor] = MappingProxyType({})
 
     # As a policy of the lab ---------------------------------------------------------------------
 
@@ -88,6 +91,7 @@ class SlateAlgorithm(BaseAlgorithm):
         """Prepare `learn`. It may reset the environment, and then its users are seen anew."""
         before = self._last_obs
         found = super()._setup_learn(*args, **kwargs)
+        self._good, self._newest = {}, self._snapshot()
         if self._last_obs is not before and not isinstance(self._rows, WorldRows):
             self._rows = None
         return found
@@ -133,16 +137,17 @@ class SlateAlgorithm(BaseAlgorithm):
             BadInput: naming the step, if the loss is not finite.
         """
         if math.isfinite(loss):
-            self._good = {k: v.detach().clone() for k, v in self.policy.state_dict().items()}
+            # It was the loss of the weights before this turn; of those after it nothing is known yet.
+            self._good, self._newest = self._newest, self._snapshot()
             return
-        good = getattr(self, "_good", None)
-        back = "the first weights are lost" if good is None else "the last good weights are back"
-        if good is not None:
-            self.policy.load_state_dict(good)
+        self.policy.load_state_dict(self._good or self._newest)
         raise BadInput(
-            f"{self.name}: the loss is {loss} at step {self.num_timesteps}, so training stopped; {back}: "
-            "try a smaller learning_rate"
+            f"{self.name}: the loss is {loss} at step {self.num_timesteps}, so training stopped; the last "
+            "good weights are back: try a smaller learning_rate"
         )
+
+    def _snapshot(self) -> dict[str, Tensor]:
+        return {k: v.detach().clone() for k, v in self.policy.state_dict().items()}
 
     # On disk --------------------------------------------------------------------------------------
 
@@ -319,7 +324,7 @@ class SlateAlgorithm(BaseAlgorithm):
         """Put back what `_more` returned."""
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_rows", "_context", "_luck"]
+        return [*super()._excluded_save_params(), "_rows", "_context", "_luck", "_good", "_newest"]
 
 
 class KeepRun(BaseCallback):

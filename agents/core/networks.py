@@ -1,5 +1,6 @@
 """An actor and its critics on one ranker: logits of the candidates, a value, and what each slot earns."""
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -43,6 +44,20 @@ def build_ranker(
     if not ranker.trainable:
         raise BadInput(f"ranker {family} has nothing to train by gradients, so it cannot be an agent's body")
     return ranker
+
+
+def known_settings(kind: type, stock: type, given: Mapping[str, Any]) -> None:
+    """Refuse settings that neither a policy nor the class of stable-baselines3 behind it has.
+
+    Raises:
+        BadInput: naming the setting, and the nearest one.
+    """
+    behind = set(inspect.signature(stock.__init__).parameters)  # type: ignore[misc]
+    known = behind | set(inspect.signature(kind.__init__).parameters) - {"stock"}  # type: ignore[misc]
+    for key in given:
+        if key not in behind:
+            words = known - {"self", "observation_space", "action_space", "lr_schedule", "args", "kwargs"}
+            raise BadInput(f"{kind.__name__} has no setting {key}{nearest(key, words)}")
 
 
 class SlateNetwork(nn.Module):

@@ -16,11 +16,11 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor, nn
 
 from agents.core.algorithm import SlateAlgorithm, linear, same_names, with_catalog
-from agents.core.networks import build_ranker
+from agents.core.networks import build_ranker, known_settings
 from agents.core.replay import Batch, SlateReplay
 from agents.core.rows import context_of, n_items_of, slots_of
 from simlab.context import Catalog, Context
-from simlab.errors import BadInput
+from simlab.errors import BadInput, nearest
 from simlab.rankers.contract import Ranker
 from simlab.seeds import Seed
 from simlab.slates import Mixture, SlateDistribution, Uniform
@@ -65,6 +65,7 @@ class SlateBasePolicy(BasePolicy):
         optimizer_kwargs: dict[str, Any] | None = None,
         **stock: Any,
     ) -> None:
+        known_settings(type(self), BasePolicy, stock)
         super().__init__(
             observation_space,
             action_space,
@@ -95,6 +96,16 @@ class SlateBasePolicy(BasePolicy):
         wanted = [p for p in self.parameters() if p.requires_grad]
         make: Any = self.optimizer_class
         self.optimizer = make(wanted, lr=lr_schedule(1), **self.optimizer_kwargs)
+
+    def check_options(self, *known: str) -> None:
+        """Refuse an option that is not among the known ones.
+
+        Raises:
+            BadInput: naming the option, and the nearest one.
+        """
+        for key in self.options:
+            if key not in known:
+                raise BadInput(f"{type(self).__name__} has no option {key}{nearest(key, known)}")
 
     def new_ranker(self, what: str) -> Ranker:
         """Return an untrained ranker of the policy's family."""

@@ -1,5 +1,6 @@
 """Roll-outs on tensors for actor-critics: what was seen, shown and earned, and the values around it."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -93,6 +94,17 @@ class SlateOnPolicy(SlateAlgorithm, OnPolicyAlgorithm):
         columns = gumbel_top_k(logits, self.policy.slots, self.luck)
         return columns, slot_log_probs(logits, columns, entropy=None)[0]
 
+    def _drawn(
+        self, logits: Float[Tensor, "user cand"]
+    ) -> tuple[Int[Tensor, "user slot"], Float[Tensor, "user slot"]]:
+        """Return what `draw` does; stop as at a bad loss where weights that blew up left nothing to draw."""
+        try:
+            return self.draw(logits)
+        except (BadInput, RuntimeError):
+            if not bool((logits < torch.inf).all()):
+                self.check_finite(math.nan)
+            raise
+
     def collect_rollouts(
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: Any, n_rollout_steps: int
     ) -> bool:
@@ -111,7 +123,7 @@ class SlateOnPolicy(SlateAlgorithm, OnPolicyAlgorithm):
         for _ in range(n_rollout_steps):
             with torch.no_grad():
                 logits = masked(self.network.logits(context), context.mask)
-                columns, log_prob = self.draw(logits)
+                columns, log_prob = self._drawn(logits)
             step = rows.step(columns)
             seen.append(context)
             slates.append(columns)

@@ -10,7 +10,7 @@ from stable_baselines3.common.distributions import Distribution
 from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor, nn
 
-from agents.core.networks import SlateNetwork, build_ranker
+from agents.core.networks import SlateNetwork, build_ranker, known_settings
 from agents.core.rows import context_of, n_items_of, slots_of
 from agents.maths.plackett_luce import gumbel_top_k, slot_log_probs
 from simlab.context import Catalog, Context
@@ -121,6 +121,7 @@ class SlateActorCriticPolicy(ActorCriticPolicy):
         network_seed: int = 0,
         **stock: Any,
     ) -> None:
+        known_settings(type(self), ActorCriticPolicy, stock)
         self.n_items = n_items_of(observation_space, action_space)
         self.slots = slots_of(action_space)
         if catalog is not None and catalog.n_items < self.n_items:

@@ -14,7 +14,7 @@ from torch import Tensor
 from envs.sb3 import WorldVecEnv
 from envs.spaces import repeated
 from envs.world import SlateWorld, State
-from simlab.context import Context
+from simlab.context import PAD, Context
 from simlab.errors import BadInput
 from simlab.seeds import Seed
 
@@ -210,12 +210,13 @@ def context_of(observation: dict[str, Tensor], n_items: int) -> Context:
         n_items: size of the catalogue.
 
     Raises:
-        BadInput: without any of the keys.
+        BadInput: without any of the keys, and for an id outside the catalogue (looked for on a CPU only).
     """
     some = next((observation[key] for key in KEYS if key in observation), None)
     if some is None:
         raise BadInput(f"an observation has the keys {', '.join(observation)}, and none of {', '.join(KEYS)}")
     known = {key: observation[key] for key in KEYS if key in observation}
+    _check_ids(known, n_items)
     context = Context.of(
         torch.zeros(len(some), dtype=torch.long, device=some.device),
         n_items,
@@ -225,6 +226,20 @@ def context_of(observation: dict[str, Tensor], n_items: int) -> Context:
         candidates=known["candidates"].long() if "candidates" in known else None,
     )
     return context if "mask" not in known else replace(context, mask=known["mask"] > 0.5)
+
+
+def _check_ids(known: dict[str, Tensor], n_items: int) -> None:
+    for key, least in (("history", PAD), ("candidates", 0)):
+        ids = known.get(key)
+        if ids is None or ids.device.type != "cpu" or not ids.numel():
+            continue
+        low, high = ids.aminmax()
+        if not (least <= low and high < n_items):
+            row, place = (int(i) for i in (~((ids >= least) & (ids < n_items))).nonzero()[0])
+            raise BadInput(
+                f"row {row}, {key}, place {place}: {ids[row, place].item():g} is no item: they run from 0 "
+                f"to {n_items - 1}{' (-1 pads)' if least else ''}"
+            )
 
 
 def n_items_of(observation: spaces.Space[Any], action: spaces.Space[Any]) -> int:
@@ -237,6 +252,13 @@ def n_items_of(observation: spaces.Space[Any], action: spaces.Space[Any]) -> int
         what = type(observation).__name__
         raise BadInput(f"the observation space is a {what}, but here it is a Dict with {', '.join(KEYS)}")
     slots_of(action)
+    for key in ("history", "candidates"):
+        kind = observation[key].dtype if key in observation.spaces else None
+        if kind is not None and not np.issubdtype(kind, np.integer):
+            raise BadInput(
+                f"{key} is {kind} in the observation space, but ids are whole numbers (VecNormalize changes "
+                "them: give it norm_obs=False or norm_obs_keys)"
+            )
     if "candidates" in observation.spaces:
         box = observation["candidates"]
         assert isinstance(box, spaces.Box)

@@ -22,6 +22,7 @@ class DQNPolicy(SlateBasePolicy):
 
     def build(self) -> None:
         """Make the networks."""
+        self.check_options("double", "dueling")
         dueling = bool(self.options.get("dueling", False))
         ranker = self.new_ranker("values")
         self.q = QNetwork(ranker, dueling=dueling, hidden=self.hidden, seed=self.seed.split("dueling"))

@@ -31,6 +31,7 @@ class SlateQPolicy(SlateBasePolicy):
 
     def build(self) -> None:
         """Make the networks."""
+        self.check_options("clicks", "optimiser", "null")
         options = {"clicks": "one", "optimiser": "exact", "null": True, **self.options}
         self.clicks, self.optimiser, self.null_item = (options[k] for k in ("clicks", "optimiser", "null"))
         for name, among in (("clicks", CLICKS), ("optimiser", OPTIMISERS)):

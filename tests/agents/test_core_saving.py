@@ -33,9 +33,7 @@ from tests.agents.scripted import Scripted
 
 SMALL: dict[str, Any] = {"items": 12, "slots": 2, "horizon": 4, "churn": 0.3}
 ALGORITHMS: dict[str, Any] = {
-    name: kind.algorithm
-    for name, kind in all_parts("agent").items()
-    if isinstance(kind, type) and issubclass(kind, SlateAgent)
+    name: kind.algorithm for name, kind in all_parts("agent").items() if issubclass(kind, SlateAgent)
 }
 QUICK: dict[str, Any] = {
     "n_steps": 3, "batch_size": 8, "n_epochs": 2, "learning_starts": 16, "buffer_size": 100,
@@ -291,7 +289,7 @@ RUNS: dict[str, tuple[Any, dict[str, Any]]] = {
 def test_a_killed_run_ends_as_if_it_was_not(name: str, tmp_path: Path) -> None:
     """Bit by bit: weights, the optimiser's memory, and the users themselves."""
     kind, settings = RUNS[name]
-    more = {"candidates": 6, "drift": 0.1} if " " in name else {}
+    more: dict[str, Any] = {"candidates": 6, "drift": 0.1} if " " in name else {}
     total = 240
     whole = learner(kind, env(**more), **settings).learn(total)
     killed = learner(kind, env(**more), **settings)
