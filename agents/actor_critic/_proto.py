@@ -262,24 +262,26 @@ class TwinCritic(nn.Module):
         self, state: Float[Tensor, "user dim"], action: Float[Tensor, "user proto width"]
     ) -> Float[Tensor, "user twin"]:
         """Return Q_1 and Q_2."""
-        return self.finish(self.begin(state, action))
+        halves = (self.from_state(state) + self.from_action(action.flatten(1))).chunk(2, dim=1)
+        return torch.cat([tail(half) for tail, half in zip(self.twins, halves, strict=True)], dim=1)
 
-    def begin(
+    def first(
         self, state: Float[Tensor, "user dim"], action: Float[Tensor, "user proto width"]
     ) -> Float[Tensor, "user unit"]:
-        """Return the first layer, before its ReLU."""
-        first: Tensor = self.from_state(state) + self.from_action(action.flatten(1))
-        return first
+        """Return the first layer of Q_1, before its ReLU."""
+        action, few = action.flatten(1), self.units
+        known = functional.linear(state, self.from_state.weight[:few], self.from_state.bias[:few])
+        return known + functional.linear(action, self.from_action.weight[:few])
 
     def change(self, slot: int, by: Float[Tensor, "*row width"]) -> Float[Tensor, "*row unit"]:
-        """Return what the first layer gains when the vector of a slot changes."""
+        """Return what the first layer of Q_1 gains when the vector of a slot changes."""
         width = by.shape[-1]
-        return functional.linear(by, self.from_action.weight[:, slot * width : (slot + 1) * width])
+        return functional.linear(by, self.from_action.weight[: self.units, slot * width : (slot + 1) * width])
 
-    def finish(self, first: Float[Tensor, "*row unit"]) -> Float[Tensor, "*row twin"]:
-        """Return Q_1 and Q_2 from the first layer."""
-        halves = first.chunk(2, dim=-1)
-        return torch.cat([tail(half) for tail, half in zip(self.twins, halves, strict=True)], dim=-1)
+    def rest(self, first: Float[Tensor, "*row unit"]) -> Float[Tensor, "*row"]:
+        """Return Q_1 from its first layer."""
+        value: Tensor = self.twins[0](first)
+        return value.squeeze(-1)
 
     def copy(self) -> "TwinCritic":
         """Return a target: the same values, no weight in common, nothing to train, in eval mode."""

@@ -81,9 +81,9 @@ class WolpertingerPolicy(ProtoPolicy):
     ) -> Int[Tensor, "user slot"]:
         """Return the slate that the critic likes best of the points' nearest items.
 
-        A slate's worth is the smaller of its two values. "slates" values every slate of the retrieved items.
+        A slate's worth is Q_1. "slates" values every slate of the retrieved items.
         "slots" begins with the nearest items and goes through the slots from the top, `sweeps` times: each
-        takes the best of its own nearest that no other slot holds, so that the worth never falls.
+        takes the best of its own nearest, or changes places with another slot, so that the worth never falls.
         """
         near = self.items.near_slots(context, proto, self.chosen["neighbours"])
         vectors = self.items.of(context, near.flatten(1)).view(*near.shape, -1)
@@ -94,17 +94,21 @@ class WolpertingerPolicy(ProtoPolicy):
         columns = first_free(near)
         action = self.items.of(context, columns)
         for slot in [*range(self.slots)] * self.chosen["sweeps"]:
-            mine, other = near[:, slot], columns.clone()
-            other[:, slot] = -1
-            taken = (mine.unsqueeze(2) == other.unsqueeze(1)).any(2) | wrong[:, slot]
-            first = critic.begin(state, action)
-            gain = critic.change(slot, vectors[:, slot] - action[:, slot].unsqueeze(1))
-            worth = critic.finish(first.unsqueeze(1) + gain).amin(2).masked_fill(taken, -torch.inf)
+            taken = (near[:, slot].unsqueeze(2) == columns.unsqueeze(1)).any(2) | wrong[:, slot]
+            mine = action[:, slot].unsqueeze(1)
+            fresh = critic.change(slot, vectors[:, slot] - mine)
+            # An item that stands in another slot changes places with this one's.
+            swap = critic.change(slot, action - mine) + torch.stack(
+                [critic.change(j, mine[:, 0] - action[:, j]) for j in range(self.slots)], dim=1
+            )
+            first = critic.first(state, action).unsqueeze(1) + torch.cat([fresh, swap], dim=1)
+            worth = critic.rest(first)
+            worth[:, : taken.shape[1]].masked_fill_(taken, -torch.inf)
             best = worth.argmax(1, keepdim=True)
-            columns[:, slot] = mine.gather(1, best).squeeze(1)
-            action[:, slot] = vectors[:, slot].gather(1, best.unsqueeze(2).expand(-1, -1, action.shape[2]))[
-                :, 0
-            ]
+            new = torch.cat([near[:, slot], columns], dim=1).gather(1, best)
+            columns = columns.where(columns != new, columns[:, slot : slot + 1])
+            columns = columns.index_copy(1, torch.tensor([slot], device=columns.device), new)
+            action = self.items.of(context, columns)
         return columns
 
     def _every(
@@ -122,10 +126,10 @@ class WolpertingerPolicy(ProtoPolicy):
         slates = near[:, slot, ways]  # [user way slot]
         repeats = (slates.unsqueeze(3) == slates.unsqueeze(2)).sum((2, 3)) > slots
         refused = repeats | wrong[:, slot, ways].any(2)
-        first = critic.from_state(state).unsqueeze(1)
+        first = critic.first(state, torch.zeros_like(vectors[:, :, 0])).unsqueeze(1)
         for k in range(slots):
             first = first + critic.change(k, vectors[:, k])[:, ways[:, k]]
-        worth = critic.finish(first).amin(2).masked_fill(refused, -torch.inf)
+        worth = critic.rest(first).masked_fill(refused, -torch.inf)
         best = worth.argmax(1).view(-1, 1, 1).expand(-1, 1, slots)
         return slates.gather(1, best).squeeze(1)
 
@@ -143,7 +147,7 @@ class Wolpertinger(ProtoOffPolicy):
     """Wolpertinger with TD3's three tricks, an off-policy algorithm of stable-baselines3.
 
     The actor names a point f_k(s) of item space for each slot. Its `neighbours` nearest items are retrieved,
-    and the critic chooses among them: π(s) = argmax_A min_j Q_j(s, v_A) over slates A of the retrieved (see
+    and the critic chooses among them: π(s) = argmax_A Q_1(s, v_A) over slates A of the retrieved (see
     `WolpertingerPolicy.refine` for slates of several slots). With v_A the vectors of the shown items,
 
         Q_j(s, v_A) ← r + γ (1 - terminated) min_j Q'_j(s', v_π'(s')),   π' from f'(s') + clipped noise,
