@@ -15,7 +15,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
-from agents.core.rows import WorldRows, rows_of, world_of
+from agents.core.rows import WorldRows, check_context, rows_of, world_of
 from agents.core.saving import (
     file_of,
     filled,
@@ -68,6 +68,17 @@ class SlateAlgorithm(BaseAlgorithm):
     def distribution(self, context: Context, slots: int) -> SlateDistribution:
         """Return the distribution over slates that this learner acts by now."""
         raise NotImplementedError
+
+    def check_fits(self, context: Context) -> None:
+        """Refuse users of another world.
+
+        Raises:
+            BadInput: for another number of features, and for items that are not there.
+        """
+        space = self.observation_space
+        known = space.spaces if isinstance(space, spaces.Dict) else {}
+        width = known["features"].shape[0] if "features" in known else 0  # type: ignore[index]
+        check_context(context, self.policy.n_items, width)
 
     # The rows that it learns from ---------------------------------------------------------------
 

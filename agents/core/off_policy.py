@@ -263,6 +263,7 @@ class SlateOffPolicy(SlateAlgorithm, OffPolicyAlgorithm):
 
     def distribution(self, context: Context, slots: int) -> SlateDistribution:
         """Return the distribution over slates that was learned, with the last exploration of training."""
+        self.check_fits(context)
         self.policy.set_training_mode(False)
         with torch.no_grad():
             best: SlateDistribution = self.policy.distribution(context, slots)

@@ -83,6 +83,7 @@ class SlateOnPolicy(SlateAlgorithm, OnPolicyAlgorithm):
 
     def distribution(self, context: Context, slots: int) -> SlateDistribution:
         """Return Plackett–Luce over the actor's logits."""
+        self.check_fits(context)
         self.policy.set_training_mode(False)
         with torch.no_grad():
             return PlackettLuce(self.network.logits(context), slots, context.mask)

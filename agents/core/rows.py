@@ -228,18 +228,36 @@ def context_of(observation: dict[str, Tensor], n_items: int) -> Context:
     return context if "mask" not in known else replace(context, mask=known["mask"] > 0.5)
 
 
+def check_context(context: Context, n_items: int, features: int) -> None:
+    """Refuse what another world shows: other features, and items that are not there (on a CPU only).
+
+    Raises:
+        BadInput: naming what differs.
+    """
+    if context.features.shape[1] != features:
+        have = context.features.shape[1]
+        raise BadInput(f"{have} features are known of each user here, but this was learned from {features}")
+    _check_ids({"history": context.history, "candidates": context.candidates}, n_items)
+
+
 def _check_ids(known: dict[str, Tensor], n_items: int) -> None:
     for key, least in (("history", PAD), ("candidates", 0)):
         ids = known.get(key)
         if ids is None or ids.device.type != "cpu" or not ids.numel():
             continue
+        ids = ids[:1] if ids.stride(0) == 0 else ids
         low, high = ids.aminmax()
-        if not (least <= low and high < n_items):
-            row, place = (int(i) for i in (~((ids >= least) & (ids < n_items))).nonzero()[0])
-            raise BadInput(
-                f"row {row}, {key}, place {place}: {ids[row, place].item():g} is no item: they run from 0 "
-                f"to {n_items - 1}{' (-1 pads)' if least else ''}"
-            )
+        whole = not ids.is_floating_point() or bool((ids == ids.round()).all())
+        if least <= low and high < n_items and whole:
+            continue
+        row, place = (
+            int(i) for i in (~((ids >= least) & (ids < n_items) & (ids == ids.round()))).nonzero()[0]
+        )
+        hint = "" if whole else "; if VecNormalize changed it, give it norm_obs=False or norm_obs_keys"
+        raise BadInput(
+            f"row {row}, {key}, place {place}: {ids[row, place].item():.6g} is no item: they run from 0 "
+            f"to {n_items - 1}{' (-1 pads)' if least else ''}{hint}"
+        )
 
 
 def n_items_of(observation: spaces.Space[Any], action: spaces.Space[Any]) -> int:
@@ -252,13 +270,6 @@ def n_items_of(observation: spaces.Space[Any], action: spaces.Space[Any]) -> int
         what = type(observation).__name__
         raise BadInput(f"the observation space is a {what}, but here it is a Dict with {', '.join(KEYS)}")
     slots_of(action)
-    for key in ("history", "candidates"):
-        kind = observation[key].dtype if key in observation.spaces else None
-        if kind is not None and not np.issubdtype(kind, np.integer):
-            raise BadInput(
-                f"{key} is {kind} in the observation space, but ids are whole numbers (VecNormalize changes "
-                "them: give it norm_obs=False or norm_obs_keys)"
-            )
     if "candidates" in observation.spaces:
         box = observation["candidates"]
         assert isinstance(box, spaces.Box)
