@@ -99,7 +99,7 @@ class SlateReinforce(SlateOnPolicy):
         gamma: float = 0.95,
         bootstrap: bool = True,
         cap: float | int = 10.0,
-        credit: str = "to_go",
+        credit: str = "slot",
         normalize_advantage: bool = True,
         ent_coef: float = 0.001,
         vf_coef: float = 0.5,
