@@ -63,7 +63,15 @@ TASKS = {
 
 NOW: dict[str, Any] = {"policy_kwargs": {"spec": {"past": 0}}}
 """The features say what the state is: no history is needed."""
-RUNS: dict[tuple[str, str], tuple[int, dict[str, Any]]] = {}
+PPO: dict[str, Any] = {
+    "num_envs": 256, "n_steps": 25, "batch_size": 800, "gamma": 0.9, "gae_lambda": 0.8, "ent_coef": 1e-3,
+    "learning_rate": 3e-3, "final_learning_rate": 2e-4, **NOW,
+}  # fmt: skip
+RUNS: dict[tuple[str, str], tuple[int, dict[str, Any]]] = {
+    ("bored", "ppo"): (6_000_000, PPO),
+    ("bored-inf", "ppo"): (6_000_000, PPO),
+    ("uncertain", "ppo"): (6_000_000, PPO),
+}
 """User-steps and settings of each agent in each world."""
 
 
@@ -218,9 +226,7 @@ def main() -> None:
     kept_in = HOME / "runs" / "agents.json"
     parser.add_argument("--json", type=Path, default=kept_in, help="where results are kept")
     parser.add_argument("--again", action="store_true", help="train again what is kept already")
-    parser.add_argument(
-        "--markdown", type=Path, help="write what is kept to this page, and stop"
-    )
+    parser.add_argument("--markdown", type=Path, help="write what is kept to this page, and stop")
     options = parser.parse_args()
     torch.set_num_threads(1)
 
