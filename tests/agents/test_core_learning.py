@@ -88,7 +88,7 @@ def test_episodes_are_counted_as_by_hand(name: str) -> None:
     env = Scripted("...T", "..L", reward=lambda t: [t, -1.0])
     model, memory = learner(name, env, stats_window_size=3), Memory()
     model.set_logger(Logger(folder=None, output_formats=[memory]))
-    steps = 30 if name in ON else 150  # a hundred gradient steps are logged together
+    steps = 30 if name in ON else 108  # a hundred gradient steps are logged together
     model.learn(2 * steps, log_interval=1)
     info = [(e["r"], e["l"]) for e in model.ep_info_buffer]
     by_hand = []

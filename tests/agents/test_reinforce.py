@@ -174,7 +174,7 @@ def test_it_learns(credit: str) -> None:
     """Everybody likes one item best, so nearly every slate ends with it."""
     world = Feed(FeedSpec(items=12, slots=2, horizon=4, slope=0.0, quality=4.0, conformity=0.0, churn=0.0))
     agent = ReinforceAgent(credit=credit, n_steps=4, num_envs=256, learning_rate=0.01)
-    agent.learn(world, 256, 80, Seed(1))
+    agent.learn(world, 256, 60, Seed(1))
     best = int(world.quality.argmax())
     context = world.observe(world.reset(200, Seed(2), first_user=10**6))
     chance = agent.distribution(context, 2).slot_marginals()[:, :, best].sum(1).mean()
