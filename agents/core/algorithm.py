@@ -166,11 +166,13 @@ class SlateAlgorithm(BaseAlgorithm):
         """Write weights, optimiser and settings as one safetensors file with a JSON header.
 
         Args:
-            path: the file; `.safetensors` is added.
+            path: the file; `.safetensors` is added, and takes the place of the `.zip` that callbacks of
+                stable-baselines3 ask for.
             exclude: must be None: there is nothing that could be left out.
             include: must be None.
         """
-        self._write(path, {}, {})
+        path = Path(path)
+        self._write(path.with_suffix(".safetensors") if path.suffix == ".zip" else path, {}, {})
 
     def save_run(self, path: Any) -> None:
         """Write everything that training goes on from, the world's users included; see `resume`.
