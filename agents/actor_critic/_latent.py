@@ -31,7 +31,7 @@ class LatentPolicy(SlateBasePolicy):
     def __init__(self, *spaces_and_rate: Any, hidden: tuple[int, ...] = (128, 128), **settings: Any) -> None:
         super().__init__(*spaces_and_rate, hidden=hidden, **settings)
 
-    def numbers(self, **known: tuple[float, float]) -> dict[str, float]:
+    def numbers(self, **known: tuple[float | int, float | int]) -> dict[str, float | int]:
         """Return the options, each a number: its default and the least that it may be.
 
         Raises:

@@ -85,7 +85,9 @@ class SlateVAE(nn.Module):
         for slot in range(self.slots):
             log_p = masked(dot(query[:, slot], vectors, context), context.mask).log_softmax(1)
             slate = slate + log_p.gather(1, columns[:, slot : slot + 1]).squeeze(1)
-        clicks = functional.binary_cross_entropy_with_logits(logit, (click > 0).float(), reduction="none")
+        clicks = functional.binary_cross_entropy_with_logits(
+            logit, (click > 0).to(logit.dtype), reduction="none"
+        )
         return slate, -clicks.sum(1)
 
     def loss(

@@ -20,6 +20,9 @@ from simlab.rankers.contract import Ranker
 from simlab.slates import Deterministic, SlateDistribution, Uniform
 from simlab.slates.contract import check_slots, masked, top
 
+TINY = 1e-6
+"""Shorter vectors have no direction."""
+
 
 class HACPolicy(LatentPolicy):
     """A ranker as hyper-actor, twin critics on a ranker of their own, and the targets of both.
@@ -33,7 +36,7 @@ class HACPolicy(LatentPolicy):
         Raises:
             BadInput: for an unknown option, and a family without item vectors.
         """
-        self.chosen = self.numbers(noise=(0.3, 0), align=(1.0, 0), clicks=(1.0, 0))
+        self.chosen = self.numbers(noise=(0.3, 0), align=(0.1, 0), clicks=(1.0, 0), items=(1.0, 0))
         # An actor must find its way in that space: eight numbers, if nothing else is said.
         few = {"layers": (64, 8)} if self.family == "two_tower" else {}
         self.actor = self.ranker_with(few | dict(self.spec or {}), "actor")
@@ -49,40 +52,45 @@ class HACPolicy(LatentPolicy):
         self.actor_optimizer = self.adam([*self.actor.parameters(), self.slot], lr_schedule)
         self.critic_optimizer = self.adam(self.critic.parameters(), lr_schedule)
 
+    def points(self) -> Float[Tensor, "item dim"]:
+        """Return v_i: the ranker's item vectors, centred and of length 1."""
+        vectors = self.actor.item_vectors()
+        return functional.normalize(vectors - vectors.mean(0), dim=1, eps=TINY)
+
     def hyper(self, context: Context, ranker: Ranker | None = None) -> Float[Tensor, "user dim"]:
         """Return Z."""
         ranker = self.actor if ranker is None else ranker
         return ranker.encode(full(context, ranker.past))
 
+    @torch.no_grad()
     def effect(
         self, context: Context, hyper: Float[Tensor, "user dim"], slots: int
     ) -> Int[Tensor, "user slot"]:
-        """Return the slate of a hyper-action: the K largest ⟨Z, v_i⟩.
+        """Return the slate A(Z): the K largest ⟨Z, v_i⟩.
 
         Raises:
             BadInput: where a row has fewer candidates than slots.
         """
         check_slots(context.mask, slots)
-        with torch.no_grad():
-            vectors = self.actor.item_vectors()
-            return top(masked(dot(hyper, vectors, known(context, len(vectors))), context.mask), slots)
+        points = self.points()
+        return top(masked(dot(hyper, points, known(context, len(points))), context.mask), slots)
 
     def inverse(self, context: Context, columns: Int[Tensor, "user slot"]) -> Float[Tensor, "user dim"]:
-        """Return h(A), the point that a slate stands for: the mean of its vectors, without gradient."""
-        with torch.no_grad():
-            return functional.embedding(context.slate(columns), self.actor.item_vectors()).mean(1)
+        """Return h(A), the direction of the mean of a slate's v_i."""
+        mean = functional.embedding(context.slate(columns), self.points()).mean(1)
+        return functional.normalize(mean, dim=1, eps=TINY)
 
     def click_logits(
         self, context: Context, hyper: Float[Tensor, "user dim"], columns: Int[Tensor, "user slot"]
     ) -> Float[Tensor, "user slot"]:
         """Return ⟨Z, v_i⟩ + b_k of the shown items."""
-        shown = functional.embedding(context.slate(columns), self.actor.item_vectors())
+        shown = functional.embedding(context.slate(columns), self.points())
         return (shown @ hyper.unsqueeze(2)).squeeze(2) + self.slot
 
     def value(
         self, critic: TwinCritic, context: Context, point: Float[Tensor, "user dim"]
     ) -> Float[Tensor, "user twin"]:
-        """Return Q_1 and Q_2 of a point, be it a hyper-action or what a slate stands for."""
+        """Return g_1 and g_2 of a direction, be it a hyper-action's or what a slate stands for."""
         found: Tensor = critic(critic.encode(context), point.unsqueeze(1))
         return found
 
@@ -96,16 +104,19 @@ class HACPolicy(LatentPolicy):
 class HAC(LatentOffPolicy):
     """Hyper-actor critic, an off-policy algorithm of stable-baselines3.
 
-    The actor's **hyper-action** is a point Z(s) of the space of item vectors v_i, and the **effect-action**
-    is the slate A(Z) of the K candidates with the largest ⟨Z, v_i⟩. The inverse map h(A) = mean of v_a, a ∈ A
-    takes a slate back to a point, so that one critic g values both: Q(s, A) = g(s, h(A)), Q(s, Z) = g(s, Z).
+    The actor's **hyper-action** is a point Z(s) of the space of item vectors v_i (centred, of length 1), and
+    the **effect-action** is the slate A(Z) of the K candidates with the largest ⟨Z, v_i⟩. The inverse map
+    h(A), the direction of Σ_{a ∈ A} v_a, takes a slate back to that space, so that one critic g values both:
+    Q(s, A) = g(s, h(A)) and Q(s, Z) = g(s, Z/|Z|). The direction of Z is what acts, its length the contrast
+    of the clicks.
 
-        g_j(s, h(A)) ← r + γ (1 - terminated) min_j g'_j(s', h(A')),    A' = A(Z'(s')),
-        Z ← argmin E[-g_1(s, Z) / max(1, mean |g_1|) + λ_h |Z - h(A(Z))|² / d + λ_c BCE],
+        g_j(s, h(A)) ← y = r + γ (1 - terminated) min_j g'_j(s', h(A')),    A' = A(Z'(s')),
+        Z ← argmin -g_1(s, Z/|Z|) / S + λ_h ½ |Z/|Z| - h(A(Z))|² + λ_c BCE,
+        v ← argmin λ_c BCE + λ_v ½ Σ_j (g_j(s, h(A)) - y)²,    S = max(1, mean |g_1|),
         BCE of the shown slate's clicks, P(click on a_k) = σ(⟨Z, v_{a_k}⟩ + b_k).
 
-    The first term moves Z alone; so does the alignment, to which h(A) is a constant; the clicks teach Z, v
-    and b. The critics learn from what was shown, so any slate teaches them, a uniform one too.
+    To the alignment, the second term of Z, h(A) is a constant. The critics learn from what was shown, so any
+    slate teaches them, a uniform one too.
 
     Exploration adds Gaussian noise to Z, as large as `noise` times the root mean square of its coordinates,
     and shows uniform slates with probability ε. `distribution` is A(Z), mixed with the uniform slates of the
@@ -115,7 +126,7 @@ class HAC(LatentOffPolicy):
     WWW, section 4. Differs: see docs/agents/hac.md.
 
     Args:
-        options: `noise`; `align` λ_h; `clicks` λ_c.
+        options: `noise`; `align` λ_h; `clicks` λ_c; `items` λ_v.
         **settings: see `SlateOffPolicy`; by default τ = 0.01 at each gradient step.
     """
 
@@ -123,6 +134,8 @@ class HAC(LatentOffPolicy):
     policy_aliases: ClassVar[dict[str, Any]] = {"SlatePolicy": HACPolicy}
     optimizers: ClassVar[tuple[str, ...]] = ("actor_optimizer", "critic_optimizer")
     policy: HACPolicy
+    _goal: Tensor
+    """y of the batch at hand."""
 
     def act(self, context: Context) -> Int[Tensor, "user slot"]:
         """Return slates to learn from: of Z with noise, and uniform ones with probability ε each."""
@@ -139,37 +152,51 @@ class HAC(LatentOffPolicy):
         dice = torch.rand(len(context), 1, generator=self.luck, device=self.device) < rate
         return torch.where(dice, random, columns)
 
-    def losses(self, batch: Batch) -> tuple[Float[Tensor, ""], Float[Tensor, " row"], dict[str, Tensor]]:
-        """Return the critics' loss."""
+    def goal(self, batch: Batch) -> Float[Tensor, " row"]:
+        """Return y: what the critics' values of the shown slates should be."""
         policy, follow = self.policy, batch.follow
         with torch.no_grad():
             after = policy.effect(follow, policy.hyper(follow, policy.actor_target), policy.slots)
             later = policy.value(policy.critic_target, follow, policy.inverse(follow, after)).amin(1)
-            goal = td_target(batch.reward, later, batch.terminated, batch.discount)
-        value = policy.value(policy.critic, batch.context, policy.inverse(batch.context, batch.columns))
-        error = value - goal.unsqueeze(1)
+            return td_target(batch.reward, later, batch.terminated, batch.discount)
+
+    def losses(self, batch: Batch) -> tuple[Float[Tensor, ""], Float[Tensor, " row"], dict[str, Tensor]]:
+        """Return the critics' loss."""
+        policy = self.policy
+        self._goal = self.goal(batch)
+        point = policy.inverse(batch.context, batch.columns).detach()
+        value = policy.value(policy.critic, batch.context, point)
+        error = value - self._goal.unsqueeze(1)
         loss = 0.5 * (batch.weight.unsqueeze(1) * error.square()).sum(1).mean()
         size = error.detach().abs().mean(1)
         return loss, size, {"td_error": size.mean(), "q": value.detach().mean()}
 
-    def actor_losses(self, batch: Batch) -> dict[str, Tensor]:
-        """Return what the actor lowers: -Q, the alignment, and the clicks' cross-entropy."""
+    def actor_losses(self, batch: Batch, goal: Float[Tensor, " row"]) -> dict[str, Tensor]:
+        """Return what the actor lowers: -Q, the alignment, the clicks' cross-entropy, the items' TD error."""
         policy, context = self.policy, batch.context
+        with torch.no_grad():
+            state = policy.critic.encode(context)
         hyper = policy.hyper(context)
-        worth = policy.value(policy.critic, context, hyper)[:, 0]
-        back = policy.inverse(context, policy.effect(context, hyper.detach(), policy.slots))
+        direction = functional.normalize(hyper, dim=1, eps=TINY)
+        worth = policy.critic(state, direction.unsqueeze(1))[:, 0]
+        size = worth.detach().abs().mean().clamp(min=1)
+        back = policy.inverse(context, policy.effect(context, hyper, policy.slots)).detach()
+        shown = policy.critic(state, policy.inverse(context, batch.columns).unsqueeze(1))
         logits = policy.click_logits(context, hyper, batch.columns)
         return {
-            "actor_loss": -worth.mean() / worth.detach().abs().mean().clamp(min=1),
-            "align_loss": (hyper - back).square().mean(),
+            "actor_loss": -worth.mean() / size,
+            "align_loss": 0.5 * (direction - back).square().sum(1).mean(),
             "click_loss": functional.binary_cross_entropy_with_logits(logits, (batch.click > 0).float()),
+            "item_loss": 0.5 * (shown - goal.unsqueeze(1)).square().sum(1).mean(),
         }
 
     def improve(self, batch: Batch) -> dict[str, Tensor]:
         """Take a step of the actor."""
-        found, chosen = self.actor_losses(batch), self.policy.chosen
-        loss = found["actor_loss"] + chosen["align"] * found["align_loss"]
-        self.descend(loss + chosen["clicks"] * found["click_loss"], "actor_optimizer")
+        found, chosen = self.actor_losses(batch, self._goal), self.policy.chosen
+        loss = found["actor_loss"]
+        for key, name in (("align", "align_loss"), ("clicks", "click_loss"), ("items", "item_loss")):
+            loss = loss + chosen[key] * found[name]
+        self.descend(loss, "actor_optimizer")
         return found
 
     def after(self) -> None:
