@@ -2,7 +2,9 @@
 
     call  = NAME [ "(" [ arg { "," arg } ] ")" ]  |  "saved:" FOLDER
     arg   = [ NAME "=" ] value
-    value = NUMBER | "true" | "false" | call
+    value = NUMBER | "true" | "false" | call | list
+    list  = "[" [ plain { "," plain } ] "]"
+    plain = NUMBER | "true" | "false" | NAME
 
 A NAME is letters, digits, "-" and "_". A FOLDER ends at a comma or a closing parenthesis, or it is put in
 quotes. Text is read by hand; nothing is ever evaluated.
@@ -10,12 +12,16 @@ quotes. Text is read by hand; nothing is ever evaluated.
 
 import re
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from simlab.errors import BadInput
 
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?(?![\w.])")
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 _DEEPEST = 20
+
+Value: TypeAlias = "float | int | bool | Call | tuple[float | int | bool | Call, ...]"
+"""What an argument may be; a list is a tuple."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +36,8 @@ class Call:
     """
 
     name: str
-    positional: "tuple[float | int | bool | Call, ...]" = ()
-    named: "tuple[tuple[str, float | int | bool | Call], ...]" = ()
+    positional: tuple[Value, ...] = ()
+    named: tuple[tuple[str, Value], ...] = ()
     path: str = ""
 
     @property
@@ -48,7 +54,9 @@ class Call:
         return f"{self.name}({', '.join(args)})" if args else self.name
 
 
-def _text(value: "float | int | bool | Call") -> str:
+def _text(value: Value) -> str:
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(_text, value))}]"
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
@@ -92,8 +100,8 @@ class _Reader:
             raise self.expected("a name")
         if not self.eat("("):
             return Call(_key(name))
-        positional: list[float | int | bool | Call] = []
-        named: dict[str, float | int | bool | Call] = {}
+        positional: list[Value] = []
+        named: dict[str, Value] = {}
         if not self.eat(")"):
             while True:
                 self.argument(positional, named, depth)
@@ -105,8 +113,8 @@ class _Reader:
 
     def argument(
         self,
-        positional: list[float | int | bool | Call],
-        named: dict[str, float | int | bool | Call],
+        positional: list[Value],
+        named: dict[str, Value],
         depth: int,
     ) -> None:
         self.blank()
@@ -123,15 +131,41 @@ class _Reader:
             raise BadInput(f"policy {self.text}: an argument without a name comes after one with a name")
         positional.append(self.value(depth))
 
-    def value(self, depth: int) -> float | int | bool | Call:
+    def value(self, depth: int) -> Value:
         self.blank()
-        number = self.match(_NUMBER)
+        if self.eat("["):
+            return self.listed()
+        number = self.number()
         if number is not None:
-            return int(number) if re.fullmatch(r"[-+]?\d+", number) else float(number)
+            return number
         call = self.call(depth + 1)
         if call.is_word and call.name in ("true", "false"):
             return call.name == "true"
         return call
+
+    def listed(self) -> tuple[float | int | bool | Call, ...]:
+        found: list[float | int | bool | Call] = []
+        while not self.eat("]"):
+            if found and not self.eat(","):
+                raise self.expected('"," or "]"')
+            self.blank()
+            number = self.number()
+            word = self.match(_NAME) if number is None else None
+            if number is None and word is None:
+                raise self.expected("a number or a word")
+            if number is not None:
+                found.append(number)
+            elif word is not None:
+                found.append(
+                    word.lower() == "true" if word.lower() in ("true", "false") else Call(_key(word))
+                )
+        return tuple(found)
+
+    def number(self) -> float | int | None:
+        number = self.match(_NUMBER)
+        if number is None:
+            return None
+        return int(number) if re.fullmatch(r"[-+]?\d+", number) else float(number)
 
     def folder(self) -> str:
         if self.text.startswith('"', self.at):
@@ -144,7 +178,9 @@ class _Reader:
             assert found is not None
             path, self.at = found.group().strip(), found.end()
         if not path:
-            raise BadInput(f"policy {self.text}: saved: needs the folder of a saved ranker, saved:FOLDER")
+            raise BadInput(
+                f"policy {self.text}: saved: needs the folder of a saved ranker or agent, saved:FOLDER"
+            )
         return path
 
     def match(self, pattern: "re.Pattern[str]") -> str | None:

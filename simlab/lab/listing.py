@@ -32,7 +32,9 @@ MORE = {
         "oracle": "the truly most attractive items now; it reads the world's state",
         "far-sighted": "an oracle that thinks of later steps too; each world has its own",
         "learned(RANKER)": "a ranker trained on clicks made in the world; debias=ips corrects position bias",
-        "saved:FOLDER": "the best items of a ranker saved in a folder",
+        "AGENT(SETTING=VALUE)": "an agent of simlab list agents, trained in the world; users= and steps= say "
+        "how long, and greedy(AGENT) shows its likeliest slate",
+        "saved:FOLDER": "the best items of a ranker saved in a folder, or an agent saved in one",
     }
 }
 """Words of the command line that are not files of their kind's folder."""
@@ -133,7 +135,10 @@ def file_of(kind: str, name: str) -> Path:
 
 
 def about(file: Path) -> str:
-    """Return the first sentence that a file says of its part: of its one public class, else of the file."""
+    """Return the first sentence that a file says of its part: of its one public class, else of the file.
+
+    Where the part is a learner behind the face of an agent, it is the learner that says what it does.
+    """
     tree = ast.parse(file.read_text("utf-8"))
     classes = {c.name: c for c in tree.body if isinstance(c, ast.ClassDef) and not c.name.startswith("_")}
     chosen = [
@@ -144,8 +149,20 @@ def about(file: Path) -> str:
         and any(isinstance(t, ast.Name) and t.id == "PART" for t in node.targets)
     ]
     name = chosen[0] if chosen else next(iter(classes)) if len(classes) == 1 else ""
+    name = _algorithm(classes[name], classes) if name in classes else name
     text = (ast.get_docstring(classes[name]) if name in classes else None) or ast.get_docstring(tree) or ""
     return first_sentence(text)
+
+
+def _algorithm(kind: ast.ClassDef, classes: dict[str, ast.ClassDef]) -> str:
+    """Return the class of the same file that a class names as its `algorithm`, else its own name."""
+    for node in kind.body:
+        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+        value = getattr(node, "value", None)
+        named = any(isinstance(t, ast.Name) and t.id == "algorithm" for t in targets)
+        if named and isinstance(value, ast.Name) and value.id in classes:
+            return value.id
+    return kind.name
 
 
 def first_sentence(text: str) -> str:

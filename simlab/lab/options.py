@@ -28,9 +28,10 @@ class WorldOptions:
     """Users who share one market (its popularity), computed together. Part of the experiment: another shard
     size is another market. Fewer users than this share one market."""
     train_users: int = 2000
-    """Users from whose clicks a learned policy is trained; none of them is in the results."""
+    """Users whom an agent meets in training, unless it says users=N; none of them is in the results."""
     train_steps: int | None = None
-    """Slates shown to each training user; by default the world's time limit."""
+    """Slates shown to each training user; by default the world's time limit. An agent's own steps=N counts
+    the slates of all its users."""
     device: str = "cpu"
     """Where users, policies and rankers are computed: cpu, or cuda where there is a GPU. Luck is the same on
     both; sums are rounded in another order."""
@@ -53,7 +54,8 @@ class _Compare:
     policies: tuple[str, ...] = ("random", "popularity", "oracle")
     """Policies, such as random, popularity, "softmax-popularity(sharpness=2)", "greedy(mf)",
     "softmax(neumf, temperature=0.5)", "epsilon(popularity, 0.1)", oracle, far-sighted,
-    "learned(mf, debias=ips)" or saved:FOLDER."""
+    "learned(mf, debias=ips)", any agent, such as linucb, "ppo(gamma=0.9, steps=500000)" or
+    "greedy(slateq(n_step=3))", or saved:FOLDER."""
     baseline: str | None = None
     """The policy that the others are compared with; by default the first."""
     users: int = 1000

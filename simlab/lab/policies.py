@@ -1,21 +1,26 @@
 """From the words of the command line to policies that act.
 
-A word is a file of `simlab.policies`; what goes into its parentheses is what its class is made from. Beside
-those stand the oracles, `learned(RANKER)` and `saved:FOLDER`. A ranker inside a policy is trained on clicks
-made in the world, once, and shared by every policy and evaluation seed that asks for the same one.
+A word is a file of `simlab.policies`, or an agent of the catalogue; what goes into its parentheses is what
+its class is made from. Beside those stand the oracles and `saved:FOLDER`. An agent, and a ranker inside a
+policy, is trained in the world, once, and shared by every policy and seed that asks for the same one.
 """
 
+import hashlib
 import inspect
+import os
 import re
 import types
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Union, get_args, get_origin, get_type_hints
 
 from simlab.errors import BadInput, nearest
+from simlab.lab import agents
+from simlab.lab.arguments import Bound, Parameter, bind
+from simlab.lab.arguments import ranker_settings as ranker_settings
 from simlab.lab.grammar import Call
-from simlab.lab.yaml_defaults import fit
+from simlab.lab.runs import unfinished
 from simlab.parts import names, part
 from simlab.policy import Policy
 from simlab.rankers.contract import Ranker
@@ -24,28 +29,10 @@ from simlab.seeds import Seed
 if TYPE_CHECKING:
     from simlab.lab.options import WorldOptions
 
-OTHERS = ("oracle", "far-sighted", "learned", "saved")
-"""Words that are not files of `simlab.policies`."""
-
-LEARNING = ("debias", "rounds", "temperature", "collect_temperature")
-"""Settings of learning that `learned(RANKER, …)` takes; see `agents.learned`."""
+OTHERS = ("oracle", "far-sighted", "saved")
+"""Words that are neither files of `simlab.policies` nor agents."""
 
 _NOT_ARGUMENTS = ("self", "name", "world")
-
-
-@dataclass(frozen=True)
-class Parameter:
-    """One argument of a policy.
-
-    Attributes:
-        name: as it is written before "=".
-        kind: "policy", "ranker", or the type hint of a plain value.
-        needed: whether it has no default.
-    """
-
-    name: str
-    kind: Any
-    needed: bool
 
 
 @dataclass
@@ -55,9 +42,11 @@ class Builder:
     Attributes:
         world: where they act.
         seed: of all training.
-        train_users: users from whose clicks rankers are trained; their ids count from 0.
+        train_users: users that an agent meets in training; they are none of those of the results.
         train_steps: slates shown to each of them; the world's horizon by default.
         report: is told of the progress, a sentence at a time.
+        keep: a folder that keeps each agent as soon as it is trained, for a run that goes on after a stop.
+        past: how many items of history the saved rankers and agents look at.
     """
 
     world: Any
@@ -65,13 +54,15 @@ class Builder:
     train_users: int = 2000
     train_steps: int | None = None
     report: Callable[[str], None] = print
+    keep: Path | None = None
+    past: int = 0
     _trained: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(cls, config: "WorldOptions", world: Any, report: Callable[[str], None]) -> "Builder":
         """Return the builder of a command's options."""
         seed = Seed(config.seed).split("train")
-        return cls(world, seed, config.train_users, config.train_steps, report)
+        return cls(world, seed, config.train_users, config.train_steps, report, _place(config))
 
     def check(self, call: Call) -> None:
         """Refuse a policy that cannot be built, before anything is trained.
@@ -81,14 +72,16 @@ class Builder:
         """
         if call.name == "saved":
             self._saved(call)
-            return
-        for parameter, value in _bind(call):
-            if parameter.kind == "policy":
-                self.check(value)
-            elif parameter.kind == "ranker":
-                self._check_ranker(value)
-        if call.name == "learned":
-            _check_learned(call)
+        elif call.name in agents.words():
+            self._check_agent(call)
+        elif (inner := _likeliest(call)) is not None:
+            self.check(inner)
+        else:
+            for parameter, value in _bind(call):
+                if parameter.kind == "policy":
+                    self.check(value)
+                elif parameter.kind == "ranker":
+                    self._check_ranker(value)
 
     def build(self, call: Call) -> Policy:
         """Return the policy, trained if it has to be.
@@ -97,12 +90,15 @@ class Builder:
             BadInput: as `check` does.
         """
         if call.name == "saved":
-            return _acting(_part("greedy")(self._saved(call)))
-        bound = _bind(call)
-        if call.name == "learned":
-            settings = {p.name: v for p, v in bound if p.kind != "ranker"}
-            return _acting(self._learn(next(v for p, v in bound if p.kind == "ranker"), settings))
-        made = {p.name: self._value(p, v) for p, v in bound}
+            kept = self._saved(call)
+            return _acting(_part("greedy")(kept) if isinstance(kept, Ranker) else kept)
+        if call.name in agents.words():
+            return _acting(self._learn(call))
+        if (inner := _likeliest(call)) is not None:
+            from agents.core.agent import Greedy
+
+            return _acting(Greedy(self.build(inner)))
+        made = {p.name: self._value(p, v) for p, v in _bind(call)}
         kind = _part(call.name)
         if call.name in OTHERS:
             made["world"] = self.world
@@ -111,18 +107,32 @@ class Builder:
     def ranker(self, call: Call) -> Ranker:
         """Return a saved ranker, or one trained on clicks made in the world."""
         if call.name == "saved":
-            return self._saved(call)
-        ranker = self._learn(call, {}).ranker
+            return self._saved_ranker(call)
+        ranker = self._learn(Call("learned", (call,))).ranker
         assert isinstance(ranker, Ranker)
         return ranker
 
     def save(self, folder: Path) -> None:
-        """Keep what was trained, each ranker in a folder of its own, for `saved:FOLDER`."""
+        """Keep what was trained, each in a folder of its own, for `saved:FOLDER`.
+
+        Args:
+            folder: of the rankers; agents go into the folder `agents` beside it.
+        """
         from simlab.training.store import save_ranker
 
+        taken: set[Path] = set()
         for key, agent in self._trained.items():
-            name = re.sub(r"[^a-z0-9]+", "-", key.removeprefix("learned")).strip("-")
-            save_ranker(agent.ranker, folder / name)
+            ranked = key.startswith("learned(")
+            name = _folder_name(key.removeprefix("learned") if ranked else key)
+            place = (folder if ranked else folder.parent / "agents") / name
+            again = 2
+            while place in taken:  # two policies that differ by a sign alone
+                place, again = place.with_name(f"{name}-{again}"), again + 1
+            taken.add(place)
+            if ranked:
+                save_ranker(agent.ranker, place)
+            else:
+                agent.save(place)
 
     def _value(self, parameter: Parameter, value: Any) -> Any:
         if parameter.kind == "policy":
@@ -131,39 +141,99 @@ class Builder:
 
     def _check_ranker(self, call: Call) -> None:
         if call.name == "saved":
-            self._saved(call)
+            self._saved_ranker(call)
         else:
             ranker_settings(call)
 
-    def _saved(self, call: Call) -> Ranker:
-        """Read a saved ranker, and refuse one that was made for another catalogue."""
+    def _check_agent(self, call: Call) -> None:
+        if not hasattr(self.world, "reset"):
+            raise BadInput(
+                f"{call.name} learns in a simulated world, so a log cannot say what it would do; "
+                "write saved:FOLDER for one that was trained"
+            )
+        agents.check(call, self.world, self.train_users, self._steps())
+
+    def _saved(self, call: Call) -> Any:
+        """Read a saved ranker or agent, and refuse one that was made for another catalogue."""
         from simlab.training.store import load_ranker
 
         if not call.path:
-            raise BadInput("saved needs the folder of a saved ranker: saved:FOLDER")
-        ranker = load_ranker(Path(call.path))  # what it knows of the items is kept with it
+            raise BadInput("saved needs the folder of a saved ranker or agent: saved:FOLDER")
+        folder = Path(call.path)
+        if agents.is_agent(folder):
+            agent = agents.load(folder, self.world)
+            self.past = max(self.past, agents.past_of(agent))
+            return agent
+        ranker = load_ranker(folder)  # what it knows of the items is kept with it
         if ranker.sizes.n_items != self.world.catalog.n_items:
             raise BadInput(
                 f"the ranker in {call.path} knows {ranker.sizes.n_items} items, "
                 f"but the world has {self.world.catalog.n_items}"
             )
+        self.past = max(self.past, ranker.past)
         return ranker.to(self.world.catalog.features.device)
 
-    def _learn(self, call: Call, settings: dict[str, Any]) -> Any:
-        """Train a ranker in the world, once for each ranker and settings of its learning."""
-        key = f"learned({', '.join([str(call), *(f'{k}={v}' for k, v in sorted(settings.items()))])})"
-        if key not in self._trained:
-            from agents.learned import ClickRanker
-            from simlab.lab.jobs import one_thread
+    def _saved_ranker(self, call: Call) -> Ranker:
+        """Read a saved ranker where no agent will do."""
+        kept = self._saved(call)
+        if not isinstance(kept, Ranker):
+            raise BadInput(f"{call.path} holds an agent, but a ranker is wanted here; write {call} alone")
+        return kept
 
-            self.report(f"training {key} on {self.train_users} users")
-            agent = ClickRanker(call.name.replace("-", "_"), ranker_settings(call), **settings)
-            steps = self.world.horizon if self.train_steps is None else self.train_steps
+    def _steps(self) -> int:
+        return int(self.world.horizon) if self.train_steps is None else self.train_steps
+
+    def _learn(self, call: Call) -> Any:
+        """Train an agent in the world, once for each agent and its settings."""
+        key = _key(call)
+        if key not in self._trained:
+            budget = agents.budget_of(call, self.train_users, self._steps(), self.world.horizon)
+            keep = None
+            if self.keep is not None:
+                digest = hashlib.blake2b(key.encode(), digest_size=6).hexdigest()
+                keep = self.keep / f"{_folder_name(key)}-{digest}"
+            if keep is not None and agents.is_kept(keep):
+                self.report(f"{key} was trained before the stop")
+            else:
+                each = "" if call.name == "learned" else f" for {budget.steps} steps"
+                self.report(f"training {key} on {budget.users} users{each}")
             # One seed for all learners: they meet the same training users under the same luck.
-            with one_thread():  # so that the weights do not depend on how many cores there are
-                agent.learn(self.world, self.train_users, steps, self.seed.split("learn"), self.report)
-            self._trained[key] = agent
+            self._trained[key] = agents.train(
+                call, self.world, budget, self.seed.split("learn"), self.report, keep
+            )
         return self._trained[key]
+
+
+def _place(config: Any) -> Path | None:
+    """Return where a comparison that may be gone on with keeps its agents, if its folder is named."""
+    said = getattr(config, "resume", None) or getattr(config, "out", None)
+    if said is None or not hasattr(config, "resume"):
+        return None
+    folder = Path(os.path.abspath(said))
+    return (folder if folder.name.endswith(".partial") else unfinished(folder)) / "parts" / "agents"
+
+
+def _folder_name(key: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", key.lower())[:80].strip("-")
+
+
+def _key(call: Call) -> str:
+    """Write an agent with its settings in one order: what says the same is trained once."""
+    given = {p.name: v for p, v in agents.bound(call)}
+    first = (given.pop("ranker"),) if "ranker" in given else ()
+    rest = {k: Call("none") if v is None else Call(v) if isinstance(v, str) else v for k, v in given.items()}
+    return str(Call(call.name, first, tuple(sorted(rest.items()))))
+
+
+def _likeliest(call: Call) -> Call | None:
+    """Return the agent in `greedy(AGENT)`, whose likeliest slate is shown; a ranker is another matter."""
+    if call.name != "greedy" or len(call.positional) != 1 or call.named:
+        return None
+    inner = call.positional[0]
+    if not isinstance(inner, Call):
+        return None
+    kept = inner.name == "saved" and agents.is_agent(Path(inner.path))
+    return inner if inner.name in agents.words() or kept else None
 
 
 def _acting(made: Any) -> Policy:
@@ -173,7 +243,7 @@ def _acting(made: Any) -> Policy:
 
 def known() -> list[str]:
     """Return every policy word."""
-    return sorted({*(n.replace("_", "-") for n in names("policy")), *OTHERS})
+    return sorted({*(n.replace("_", "-") for n in names("policy")), *agents.words(), *OTHERS})
 
 
 def _part(name: str) -> Any:
@@ -191,11 +261,6 @@ def _part(name: str) -> Any:
 
 def _parameters(name: str) -> list[Parameter]:
     """Return what a policy's parentheses may hold, read from its class."""
-    if name == "learned":
-        from agents.learned import ClickRanker
-
-        hints = get_type_hints(ClickRanker)
-        return [Parameter("ranker", "ranker", True), *(Parameter(k, hints[k], False) for k in LEARNING)]
     kind = _part(name)
     hints = get_type_hints(kind.__init__)
     found = []
@@ -215,8 +280,8 @@ def _kind(hint: Any) -> Any:
     return hint
 
 
-def _bind(call: Call) -> list[tuple[Parameter, Any]]:
-    """Give each argument of a call to its parameter.
+def _bind(call: Call) -> Bound:
+    """Give each argument of a policy's word to its parameter.
 
     Raises:
         BadInput: for an unknown word, and for an argument that is unknown, missing, double or wrong.
@@ -224,74 +289,6 @@ def _bind(call: Call) -> list[tuple[Parameter, Any]]:
     if call.name not in known():
         raise BadInput(f"there is no policy named {call.name}{nearest(call.name, known())}")
     parameters = _parameters(call.name)
-    if len(call.positional) > len(parameters):
-        takes = ", ".join(p.name for p in parameters) or "nothing"
-        raise BadInput(f"policy {call} has {len(call.positional)} arguments, but {call.name} takes {takes}")
-    given: dict[str, Any] = {p.name: v for p, v in zip(parameters, call.positional, strict=False)}
-    for key, value in call.named:
-        if key not in [p.name for p in parameters]:
-            words = nearest(key, [p.name for p in parameters]) if parameters else "; it takes none"
-            raise BadInput(f"policy {call.name} has no argument {key}{words}")
-        if key in given:
-            raise BadInput(f"policy {call}: {key} is given twice")
-        given[key] = value
-    for p in parameters:
-        if p.needed and p.name not in given:
-            raise BadInput(f"policy {call} needs {_article(p)}: {_example(call.name, parameters)}")
-    return [(p, _checked(call, p, given[p.name])) for p in parameters if p.name in given]
-
-
-def _checked(call: Call, parameter: Parameter, value: Any) -> Any:
-    """Return an argument's value as its parameter wants it."""
-    if parameter.kind in ("policy", "ranker"):
-        if not isinstance(value, Call):
-            raise BadInput(f"policy {call}: {parameter.name} is {value}, but it is a {parameter.kind}'s name")
-        return value
-    if isinstance(value, Call):
-        if not value.is_word:
-            raise BadInput(f"policy {call}: {parameter.name} is {value}, but it is a plain value")
-        value = value.name
-    return fit(value, parameter.kind, f"policy {call}: {parameter.name}")
-
-
-def ranker_settings(call: Call) -> dict[str, Any]:
-    """Return the settings of a ranker word such as mf(dim=32).
-
-    Raises:
-        BadInput: for a ranker or a setting that is not there, with the nearest one.
-    """
-    words = [n.replace("_", "-") for n in names("ranker")]
-    if call.name not in words:
-        raise BadInput(f"there is no ranker named {call.name}{nearest(call.name, words)}")
-    if call.positional:
-        raise BadInput(f"ranker {call}: name its settings, such as {call.name}(SETTING=VALUE)")
-    spec = part("ranker", call.name).Spec  # type: ignore[attr-defined]
-    hints = get_type_hints(spec)
-    settings: dict[str, Any] = {}
-    for key, value in call.named:
-        if key not in hints:
-            raise BadInput(
-                f"ranker {call.name} has no setting {key}{nearest(key, [f.name for f in fields(spec)])}"
-            )
-        plain = value.name if isinstance(value, Call) and value.is_word else value
-        settings[key] = fit(plain, hints[key], f"ranker {call}: {key}")
-    return settings
-
-
-def _check_learned(call: Call) -> None:
-    """Refuse settings of learning that the learner itself refuses."""
-    from agents.learned import ClickRanker
-
-    try:
-        ClickRanker(**{p.name: v for p, v in _bind(call) if p.kind != "ranker"})
-    except BadInput as wrong:
-        raise BadInput(f"policy {call}: {wrong}") from None
-
-
-def _article(parameter: Parameter) -> str:
-    return f"a {parameter.kind}" if parameter.kind in ("policy", "ranker") else parameter.name
-
-
-def _example(name: str, parameters: list[Parameter]) -> str:
-    words = {"policy": "popularity", "ranker": "mf"}
-    return f"{name}({', '.join(words.get(str(p.kind), '0.1') for p in parameters if p.needed)})"
+    examples = {"policy": "popularity", "ranker": "mf"}
+    needed = ", ".join(examples.get(str(p.kind), "0.1") for p in parameters if p.needed)
+    return bind(call, parameters, f"{call.name}({needed})")

@@ -66,7 +66,7 @@ def test_any_text_is_a_policy_or_one_sentence(text: str) -> None:
         ("3", 'policy 3: expected a name at character 1, but found "3"'),
         ("a(b=1, b=2)", "policy a(b=1, b=2): b is given twice"),
         ("a(b=1, 2)", "policy a(b=1, 2): an argument without a name comes after one with a name"),
-        ("saved:", "policy saved:: saved: needs the folder of a saved ranker, saved:FOLDER"),
+        ("saved:", "policy saved:: saved: needs the folder of a saved ranker or agent, saved:FOLDER"),
         ('saved:"x', 'policy saved:"x: the quote at character 7 is never closed'),
         ("__import__('os')", "policy __import__('os'): expected a name at character 1, but found \"_\""),
         ("a(" * 50, "policy a(a(a(a(a(a(a(a(a(a(a(a(a(a(a(a(a(a(a(a(…: more than 20 levels of parentheses"),
@@ -98,7 +98,7 @@ def test_a_mistake_of_form_is_one_sentence(text: str, sentence: str) -> None:
             "policy learned(mf, debias=isp): there is no debias isp; did you mean ips?",
         ),
         ("learned(mf, bias=ips)", "policy learned has no argument bias; did you mean debias?"),
-        ("saved", "saved needs the folder of a saved ranker: saved:FOLDER"),
+        ("saved", "saved needs the folder of a saved ranker or agent: saved:FOLDER"),
     ],
 )
 def test_a_mistake_of_meaning_is_one_sentence(builder: Builder, text: str, sentence: str) -> None:
