@@ -120,7 +120,7 @@ UNSTEADY = {("hac", world): "solved with some settings, and missed after small c
 
 
 def marks(name: str, world: str) -> list[pytest.MarkDecorator]:
-    """Return the marks of a trial: slow but in the first world (a VAE there too), free to fail if unsteady."""
+    """Return the marks: slow but in the first world (a VAE there too), free to fail if unsteady."""
     slow = [] if world == "best_item" and name != "gems" else [pytest.mark.slow]
     why = UNSTEADY.get((name, world))
     return slow if why is None else [*slow, pytest.mark.xfail(reason=why, strict=False)]
