@@ -37,7 +37,7 @@ class GeMSPolicy(LatentPolicy):
             BadInput: for an unknown option, or a value that cannot be.
         """
         found = self.numbers(
-            latent=(8, 1), dim=(16, 1), beta=(0.1, 0), clicks=(0.5, 0), collect=(0.2, 0), fit=(1000, 1),
+            latent=(8, 1), dim=(16, 1), beta=(0.02, 0), clicks=(0.5, 0), collect=(0.2, 0), fit=(1000, 1),
             temperature=(0.1, 1e-6), entropy=(-1.0, -math.inf),
         )  # fmt: skip
         if found["collect"] >= 1:

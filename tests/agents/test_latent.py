@@ -405,8 +405,7 @@ class Kill(BaseCallback):
         return True
 
 
-@pytest.mark.parametrize("at", [50, 170])
-@BOTH
+@pytest.mark.parametrize(("kind", "at"), [(HAC, 170), (GeMS, 50), (GeMS, 170)])
 def test_a_killed_run_ends_as_if_it_was_not(kind: Any, at: int, tmp_path: Path) -> None:
     """Bit by bit, also where it was killed before the VAE was fitted (at 50 of 240)."""
     more: dict[str, Any] = {"world": {"candidates": 6}, "options": {"collect": 0.3} if kind is GeMS else {}}
@@ -460,10 +459,13 @@ def share(agent: Any, world: KnownWorld) -> float:
 MAKE: dict[str, Callable[[], Any]] = {
     "hac": lambda: HACAgent(gamma=0.0, learning_rate=3e-3, learning_starts=1000, batch_size=256),
     "gems": lambda: GeMSAgent(
-        gamma=0.0, learning_rate=3e-3, learning_starts=1000, batch_size=256, gradient_steps=2,
-        options={"beta": 0.02},
+        gamma=0.0, learning_rate=3e-3, learning_starts=1000, batch_size=256, gradient_steps=2
     ),
 }  # fmt: skip
+
+
+LEAST = {"hac": 0.95, "gems": 0.8}
+"""What this seed reached was 1.000 and 0.879."""
 
 
 @pytest.mark.slow
@@ -471,7 +473,7 @@ MAKE: dict[str, Callable[[], Any]] = {
 def test_it_learns_the_best_slate(name: str) -> None:
     world = TwelveItems(TwelveItems.Spec())
     assert share(MAKE[name]().learn(world, 64, 2, Seed(1)), world) < 0.5, "an untrained one does not know it"
-    assert share(MAKE[name]().learn(world, 64, 300, Seed(1)), world) > 0.8
+    assert share(MAKE[name]().learn(world, 64, 300, Seed(1)), world) > LEAST[name]
 
 
 # Bad input ---------------------------------------------------------------------------------------------
