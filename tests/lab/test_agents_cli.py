@@ -237,7 +237,8 @@ def test_a_stopped_comparison_does_not_train_again(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "stopped"
-    real, done = jobs.work, []
+    real = jobs.work
+    done: list[Any] = []
 
     def tired(*arguments: Any) -> Any:
         if len(done) == 3:
