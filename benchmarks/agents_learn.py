@@ -67,10 +67,22 @@ PPO: dict[str, Any] = {
     "num_envs": 256, "n_steps": 25, "batch_size": 800, "gamma": 0.9, "gae_lambda": 0.8, "ent_coef": 1e-3,
     "learning_rate": 3e-3, "final_learning_rate": 2e-4, **NOW,
 }  # fmt: skip
+LONG: dict[str, Any] = {"num_envs": 512, "n_steps": 32, "batch_size": 1600, "gamma": 0.99, "gae_lambda": 0.95,
+                        "reward_scale": 0.05, "learning_rate": 1e-3}  # fmt: skip
+SLATEQ: dict[str, Any] = {
+    "num_envs": 128, "batch_size": 2048, "gamma": 0.995, "reward_scale": 0.25, "tau": 0.02, "target_every": 1,
+    "explore": (1.0, 0.02, 0.2), "learning_rate": 1e-3, "final_learning_rate": 1e-4,
+    "policy_kwargs": {"spec": {"past": 0, "spread": 0.01}},
+}  # fmt: skip
 RUNS: dict[tuple[str, str], tuple[int, dict[str, Any]]] = {
+    ("interest", "slateq"): (700_000, SLATEQ),
+    ("interest", "slateq without null"): (700_000, {**SLATEQ, "options": {"null": False}}),
+    ("interest", "ppo"): (1_500_000, {**PPO, **LONG}),
     ("bored", "ppo"): (6_000_000, PPO),
     ("bored-inf", "ppo"): (6_000_000, PPO),
     ("uncertain", "ppo"): (6_000_000, PPO),
+    ("feed", "learned"): (120_000, {"family": "mf"}),
+    ("feed", "ppo"): (800_000, {**PPO, "policy_kwargs": {}}),
 }
 """User-steps and settings of each agent in each world."""
 
@@ -128,7 +140,8 @@ def learn(task: str, agent: str, seed: int) -> Result:
     steps, settings = RUNS[task, agent]
     settings = dict(settings)
     kind: Any = part("agent", agent.partition(" ")[0])
-    assert issubclass(kind, SlateAgent)
+    if not issubclass(kind, SlateAgent):
+        return taught(task, agent, seed, kind, world)
     envs = settings.pop("num_envs", kind.users_at_once)
     model = kind.algorithm(env=WorldVecEnv(world, envs), seed=seed, device="cpu", **settings)
     curve = Curve(world, steps)
@@ -138,6 +151,24 @@ def learn(task: str, agent: str, seed: int) -> Result:
     mean, stderr, uneven = judged(world, Greedy(model), what.users)
     done = int(model.num_timesteps)
     return Result(task, agent, seed, mean, stderr, uneven, done, seconds, curve.found, RUNS[task, agent][1])
+
+
+def taught(task: str, agent: str, seed: int, kind: Any, world: SlateWorld[Any]) -> Result:
+    """Train an agent that is no algorithm of stable-baselines3, and judge it."""
+    steps, settings = RUNS[task, agent]
+    start = time.process_time()
+    model = kind(**settings).learn(world, steps // world.horizon, world.horizon, Seed(seed))
+    seconds = time.process_time() - start
+    mean, stderr, uneven = judged(world, Greedy(model), TASKS[task].users)
+    return Result(task, agent, seed, mean, stderr, uneven, steps, seconds, [], settings)
+
+
+def same(kept: Result, task: str, agent: str, seed: int) -> bool:
+    """Tell whether a kept result is of this run, with the settings of today."""
+    steps, settings = RUNS[task, agent]
+    today = json.loads(json.dumps(settings))
+    there = (kept.task, kept.agent, kept.seed, json.loads(json.dumps(kept.settings)))
+    return there == (task, agent, seed, today) and kept.steps >= steps
 
 
 def topics(world: Any) -> Policy:
@@ -207,6 +238,8 @@ def page(kept: list[Result], tasks: list[str]) -> list[str]:
         for agent in sorted({r.agent for r in mine}):
             runs = [r for r in mine if r.agent == agent]
             count = min(len(r.curve) for r in runs)
+            if not count:
+                continue
             points = []
             for i in range(count):
                 value = sum(r.curve[i][2] for r in runs) / len(runs)
@@ -241,7 +274,7 @@ def main() -> None:
         for task, agent in RUNS:
             if task not in options.worlds or (options.agents and agent not in options.agents):
                 continue
-            if not options.again and any((r.task, r.agent, r.seed) == (task, agent, seed) for r in read()):
+            if not options.again and any(same(r, task, agent, seed) for r in read()):
                 continue
             found = learn(task, agent, seed)
             tell(f"{task}, {agent}, seed {seed}: {found.mean:.1f} ± {1.96 * found.stderr:.1f} over users,"

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from agents.core.agent import SlateAgent
-from agents.core.algorithm import linear, same_names, with_catalog
+from agents.core.algorithm import known_seed, linear, same_names, with_catalog
 from agents.core.on_policy import Nothing, SlateOnPolicy
 from agents.core.policy import SlateActorCriticPolicy
 from agents.core.rows import slots_of
@@ -97,6 +97,7 @@ class SlateA2C(SlateOnPolicy, A2C):
         self.base_learning_rate, self.final_learning_rate = learning_rate, final_learning_rate
         self.slot_coef, self.tensors = slot_coef, tensors
         self.per_slot, self._scale = per_slot, reward_scale
+        seed = known_seed(seed)
         super().__init__(
             policy,
             env,  # type: ignore[arg-type]
@@ -125,9 +126,9 @@ class SlateA2C(SlateOnPolicy, A2C):
         slots = slots_of(self.action_space)
         self.per_slot = self.per_slot and slots > 1
         self.reward_scale = 1 / slots if self._scale is None else self._scale
-        self.policy_kwargs = {"slot_values": self.per_slot, "network_seed": int(self.seed or 0)} | dict(
-            self.policy_kwargs
-        )
+        # Whether there are slot values follows from what is learned, also where a file says otherwise.
+        self.policy_kwargs = {"network_seed": int(self.seed or 0), **self.policy_kwargs}
+        self.policy_kwargs["slot_values"] = self.per_slot
         super()._setup_model()
 
     def train(self) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from agents.core.agent import SlateAgent
-from agents.core.algorithm import linear, same_names, with_catalog
+from agents.core.algorithm import known_seed, linear, same_names, with_catalog
 from agents.core.on_policy import Nothing, Rollout, SlateOnPolicy
 from agents.core.policy import SlateActorCriticPolicy
 from agents.core.rows import slots_of
@@ -115,6 +115,7 @@ class SlatePPO(SlateOnPolicy, PPO):
         self.clip, self.slot_coef, self.tensors = clip_range, slot_coef, tensors
         self.per_slot, self._scale = per_slot, reward_scale
         whole = batch_size if env is None else env.num_envs * n_steps  # stock warns of any other batch
+        seed = known_seed(seed)
         super().__init__(
             policy,
             env,  # type: ignore[arg-type]
@@ -147,9 +148,9 @@ class SlatePPO(SlateOnPolicy, PPO):
         slots = slots_of(self.action_space)
         self.per_slot = self.per_slot and slots > 1
         self.reward_scale = 1 / slots if self._scale is None else self._scale
-        self.policy_kwargs = {"slot_values": self.per_slot, "network_seed": int(self.seed or 0)} | dict(
-            self.policy_kwargs
-        )
+        # Whether there are slot values follows from what is learned, also where a file says otherwise.
+        self.policy_kwargs = {"network_seed": int(self.seed or 0), **self.policy_kwargs}
+        self.policy_kwargs["slot_values"] = self.per_slot
         super()._setup_model()
 
     def train(self) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from agents.core.agent import SlateAgent
-from agents.core.algorithm import linear, same_names, with_catalog
+from agents.core.algorithm import known_seed, linear, same_names, with_catalog
 from agents.core.on_policy import Nothing, Rollout, SlateOnPolicy
 from agents.core.policy import SlateActorCriticPolicy
 from agents.core.rows import WorldRows, slots_of
@@ -123,6 +123,7 @@ class SlateReinforce(SlateOnPolicy):
         self.n_epochs, self.bootstrap, self.cap, self.credit = n_epochs, bootstrap, cap, credit
         self.normalize_advantage, self.slot_coef = normalize_advantage, slot_coef
         self.tensors, self._scale = tensors, reward_scale
+        seed = known_seed(seed)
         super().__init__(
             policy,
             env,  # type: ignore[arg-type]
@@ -152,9 +153,8 @@ class SlateReinforce(SlateOnPolicy):
         slots = slots_of(self.action_space)
         self.reward_scale = 1 / slots if self._scale is None else self._scale
         slot_values = slots > 1 and self.credit != "slate"
-        self.policy_kwargs = {"slot_values": slot_values, "network_seed": int(self.seed or 0)} | dict(
-            self.policy_kwargs
-        )
+        self.policy_kwargs = {"network_seed": int(self.seed or 0), **self.policy_kwargs}
+        self.policy_kwargs["slot_values"] = slot_values
         super()._setup_model()
 
     def begin(self, past: int) -> Any:

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import torch
 from stable_baselines3.common.callbacks import BaseCallback
 
+from agents.core.algorithm import back, plain
 from envs.sb3 import WorldVecEnv
 from envs.world import SlateWorld
 from simlab.context import Context
@@ -83,6 +84,9 @@ class SlateAgent:
         if "n_steps" in known:  # a roll-out is no longer than the budget
             wished = settings.get("n_steps", known["n_steps"].default)
             settings["n_steps"] = max(1, min(wished, total // envs))
+        if "learning_starts" in known:  # of a small budget, at most a quarter is spent before learning
+            wished = settings.get("learning_starts", known["learning_starts"].default)
+            settings["learning_starts"] = min(wished, total // 4)
         self.model = self.algorithm(
             env=WorldVecEnv(world, envs),
             seed=seed.split("learner").value >> 33,
@@ -111,6 +115,7 @@ class SlateAgent:
         """
         self._ready().save(folder / "learner.safetensors")
         facts = {"agent": self.name, "greedy": self.greedy, "num_envs": self.num_envs}
+        facts["settings"] = {k: plain(k, v) for k, v in self.settings.items()}
         write_whole(folder / "agent.json", (json.dumps(facts, indent=2) + "\n").encode())
 
     @classmethod
@@ -124,7 +129,8 @@ class SlateAgent:
         facts = read_json(where)
         if facts.get("agent") != cls.name:
             raise BadInput(f"{where} is not of an agent named {cls.name}")
-        agent = cls(greedy=facts.get("greedy", False), num_envs=facts.get("num_envs", 1))
+        settings = {k: back(v) for k, v in facts.get("settings", {}).items()}
+        agent = cls(greedy=facts.get("greedy", False), num_envs=facts.get("num_envs", 1), **settings)
         agent.model = cls.algorithm.load(folder / "learner.safetensors")
         return agent
 

@@ -2,6 +2,7 @@
 
 import inspect
 import math
+import secrets
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -86,7 +87,7 @@ class SlateAlgorithm(BaseAlgorithm):
         """Return the batch of users that is being learned from; it goes on where the last call stopped."""
         if self._rows is None:
             assert self.env is not None
-            self._rows = rows_of(self.env, self.own_seed("users"), past, self.device, self.tensors)
+            self._rows = rows_of(self.env, self.users_seed(), past, self.device, self.tensors)
             self._context = self._rows.reset()
             n = self.env.num_envs
             self._returns = torch.zeros(n, device=self.device)
@@ -111,11 +112,15 @@ class SlateAlgorithm(BaseAlgorithm):
         """Return the seed of a part of this learner's luck."""
         return Seed(int(self.seed or 0)).split(what)
 
+    def users_seed(self) -> Seed:
+        """Return the seed of new users: learning that goes on, from a file or elsewhere, meets other ones."""
+        return self.own_seed("users").split(f"from step {self.num_timesteps}")
+
     @property
     def luck(self) -> torch.Generator:
         """The generator of what this learner draws itself."""
         if self._luck is None:
-            self._luck = self.own_seed("draws").torch(self.device)
+            self._luck = self.own_seed("draws").split(f"from step {self.num_timesteps}").torch(self.device)
         return self._luck
 
     def note_ends(self, ends: list[tuple[Tensor, Tensor, Tensor]]) -> None:
@@ -152,6 +157,8 @@ class SlateAlgorithm(BaseAlgorithm):
             self._good, self._newest = self._newest, self._snapshot()
             return
         self.policy.load_state_dict(self._good or self._newest)
+        for name in self.optimizers:  # what they remember is no number either
+            getattr(self.policy, name).state.clear()
         raise BadInput(
             f"{self.name}: the loss is {loss} at step {self.num_timesteps}, so training stopped; the last "
             "good weights are back: try a smaller learning_rate"
@@ -190,7 +197,11 @@ class SlateAlgorithm(BaseAlgorithm):
         extra |= {"luck": self.luck.get_state(), "torch": torch.get_rng_state()}
         extra |= {"returns": self._returns, "lengths": self._lengths}
         extra |= {f"more.{k}": v for k, v in self._more().items()}
-        self._write(path, extra, {"world": rows.world.name, "world spec": repr(rows.world.spec)})
+        self._write(
+            path,
+            extra,
+            {"world": rows.world.name, "world spec": repr(rows.world.spec), "users": str(rows.seed.value)},
+        )
 
     def resume(self, path: Any) -> "SlateAlgorithm":
         """Go on from what `save_run` wrote, and end with the same weights as without the pause.
@@ -217,7 +228,8 @@ class SlateAlgorithm(BaseAlgorithm):
                 f"{where} is of a run of {facts['n_envs']} users at a time, not of {rows.num_envs}"
             )
         self._restore(where, tensors, facts)
-        rows.state = filled(rows.state, {k: v for k, v in tensors.items() if k.startswith("state.")}, "state")
+        state = {k: v.to(self.device) for k, v in tensors.items() if k.startswith("state.")}
+        rows.state, rows.seed = filled(rows.state, state, "state"), Seed(int(facts["users"]))
         self._context = rows._see(rows.state)
         self.luck.set_state(tensors["luck"])
         torch.set_rng_state(tensors["torch"])
@@ -260,7 +272,7 @@ class SlateAlgorithm(BaseAlgorithm):
         for key in kwargs:
             if key not in known:
                 raise BadInput(f"{cls.__name__} has no setting {key}{nearest(key, known)}")
-        settings = {k: _back(v) for k, v in facts["settings"].items()} | kwargs
+        settings = {k: back(v) for k, v in facts["settings"].items()} | kwargs
         settings["policy_kwargs"] = _policy_kwargs(facts)
         make: Any = cls
         model = make(env=env, device=device, _init_setup_model=False, **settings)
@@ -278,9 +290,9 @@ class SlateAlgorithm(BaseAlgorithm):
         shape = self._ranker_shape()
         facts = {
             "algorithm": type(self).__name__,
-            "settings": {name: _plain(name, getattr(self, of)) for name, of in self.kept.items()},
+            "settings": {name: plain(name, getattr(self, of)) for name, of in self.kept.items()},
             "policy_kwargs": {
-                k: _plain(k, v) for k, v in self.policy_kwargs.items() if k not in ("catalog", "use_sde")
+                k: plain(k, v) for k, v in self.policy_kwargs.items() if k not in ("catalog", "use_sde")
             },
             "catalog": shape,
             "n_items": self.policy.n_items,
@@ -392,17 +404,17 @@ def _check_learner(where: Path, facts: Mapping[str, Any], name: str) -> None:
 
 def _policy_kwargs(facts: Mapping[str, Any]) -> dict[str, Any]:
     shape = facts["catalog"]
-    settings = {k: _back(v) for k, v in facts["policy_kwargs"].items()}
+    settings = {k: back(v) for k, v in facts["policy_kwargs"].items()}
     if any(shape.values()):
         settings["catalog"] = hollow(shape, int(facts["n_items"]))
     return settings
 
 
-def _back(value: Any) -> Any:
+def back(value: Any) -> Any:
     """Return a setting from JSON: lists were tuples."""
     if isinstance(value, dict):
-        return {k: _back(v) for k, v in value.items()}
-    return tuple(_back(v) for v in value) if isinstance(value, list) else value
+        return {k: back(v) for k, v in value.items()}
+    return tuple(back(v) for v in value) if isinstance(value, list) else value
 
 
 def _same_spaces(where: Path, kept: list[spaces.Space[Any]], env: VecEnv) -> None:
@@ -412,16 +424,16 @@ def _same_spaces(where: Path, kept: list[spaces.Space[Any]], env: VecEnv) -> Non
             raise BadInput(f"{where} is of a world with another {name} space: {space}, not {here}")
 
 
-def _plain(name: str, value: Any) -> Any:
+def plain(name: str, value: Any) -> Any:
     """Return a setting as JSON.
 
     Raises:
         BadInput: for what is code, such as a schedule.
     """
     if isinstance(value, dict):
-        return {k: _plain(f"{name} {k}", v) for k, v in value.items()}
+        return {k: plain(f"{name} {k}", v) for k, v in value.items()}
     if isinstance(value, tuple | list):
-        return [_plain(name, v) for v in value]
+        return [plain(name, v) for v in value]
     if value is None or isinstance(value, bool | int | float | str):
         return value
     raise BadInput(
@@ -438,4 +450,10 @@ def linear(start: float, end: float | None) -> Any:
     """Return a learning rate, or a schedule that goes in a straight line from `start` to `end`."""
     if end is None:
         return start
-    return lambda left: end + (start - end) * left
+    # The last roll-out may go beyond the budget.
+    return lambda left: end + (start - end) * min(max(left, 0.0), 1.0)
+
+
+def known_seed(seed: int | None) -> int:
+    """Return a seed; a fresh one for None, as stable-baselines3 has it."""
+    return secrets.randbelow(1 << 31) if seed is None else int(seed)

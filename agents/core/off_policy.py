@@ -15,7 +15,7 @@ from stable_baselines3.common.type_aliases import RolloutReturn
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor, nn
 
-from agents.core.algorithm import SlateAlgorithm, linear, same_names, with_catalog
+from agents.core.algorithm import SlateAlgorithm, known_seed, linear, same_names, with_catalog
 from agents.core.networks import build_ranker, known_settings
 from agents.core.replay import Batch, SlateReplay
 from agents.core.rows import context_of, n_items_of, slots_of
@@ -217,7 +217,7 @@ class SlateOffPolicy(SlateAlgorithm, OffPolicyAlgorithm):
         self.base_learning_rate, self.final_learning_rate = learning_rate, final_learning_rate
         self.target_every, self.n_step, self.priority = target_every, n_step, priority
         self.explore, self.max_grad_norm, self.reward_scale = explore, max_grad_norm, reward_scale
-        self.tensors, self.every = tensors, train_freq
+        self.tensors, self.every, seed = tensors, train_freq, known_seed(seed)
         kwargs = with_catalog(policy_kwargs, env)
         super().__init__(
             policy,
@@ -248,6 +248,13 @@ class SlateOffPolicy(SlateAlgorithm, OffPolicyAlgorithm):
         if _init_setup_model:
             self._setup_model()
 
+    def begin(self, past: int) -> Any:
+        """Return the batch of users that is being learned from; what was kept of others ends there."""
+        if self._rows is None and self.replay_buffer is not None:
+            buffer: Any = self.replay_buffer
+            buffer.cut()
+        return super().begin(past)
+
     def losses(self, batch: Batch) -> tuple[Float[Tensor, ""], Float[Tensor, " row"], dict[str, Tensor]]:
         """Return the loss of a batch, each row's error (for the priorities), and figures for the log."""
         raise NotImplementedError
@@ -264,6 +271,8 @@ class SlateOffPolicy(SlateAlgorithm, OffPolicyAlgorithm):
     def distribution(self, context: Context, slots: int) -> SlateDistribution:
         """Return the distribution over slates that was learned, with the last exploration of training."""
         self.check_fits(context)
+        if slots != self.policy.slots:
+            raise BadInput(f"{self.name} learned slates of {self.policy.slots} slots, not of {slots}")
         self.policy.set_training_mode(False)
         with torch.no_grad():
             best: SlateDistribution = self.policy.distribution(context, slots)
@@ -352,7 +361,7 @@ class SlateOffPolicy(SlateAlgorithm, OffPolicyAlgorithm):
             self._n_updates += 1
             self.after()
             total = total + loss.detach()
-        # One number is looked at every hundred turns, so that no turn waits for it.
+        # One number a turn is looked at, so that a bad one stops the training there.
         if not math.isfinite(float(total)) or self._n_updates % 100 < gradient_steps:
             self.check_finite(float(total))
             self.logger.record("train/loss", float(total) / gradient_steps)

@@ -11,6 +11,8 @@ from agents.core.rows import Step
 from simlab.context import Context
 from simlab.errors import BadInput
 
+BETA = 0.4
+"""How much of the priorities' bias the weights take back by default."""
 _WHERE = ("features", "history", "feedback", "candidates", "mask")
 
 
@@ -114,7 +116,7 @@ class SlateReplay:
         self.count = min(self.count + 1, self.steps)
 
     def sample(
-        self, rows: int, luck: torch.Generator, *, n_step: int = 1, discount: float = 0.99, beta: float = 0.4
+        self, rows: int, luck: torch.Generator, *, n_step: int = 1, discount: float = 0.99, beta: float = BETA
     ) -> Batch:
         """Draw user-steps with replacement.
 
@@ -157,6 +159,11 @@ class SlateReplay:
             weight=weight,
             index=step * self.n_envs + user,
         )
+
+    def cut(self) -> None:
+        """Let no row go on behind the newest step: what comes next is of other users."""
+        if self.count:
+            self.kept["done"][(self.at - 1) % self.steps] = True
 
     def rate(self, index: Int[Tensor, " row"], error: Float[Tensor, " row"]) -> None:
         """Set priorities to |error|, a little above 0; does nothing where steps are drawn evenly."""

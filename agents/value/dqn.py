@@ -72,10 +72,9 @@ class SlateDQN(SlateOffPolicy):
             chooser = policy.q(batch.follow) if options.get("double", True) else target
             best = masked(chooser, batch.follow.mask).topk(slots, dim=1).indices
             later = target.gather(1, best) + policy.slot
-            if self.n_step == 1:
-                own = batch.earned + ((batch.reward - batch.earned.sum(1)) / slots).unsqueeze(1)
-            else:
-                own = (batch.reward / slots).unsqueeze(1).expand(-1, slots)
+            # What a slot earned is its own; the rest, and what comes in later steps, is shared.
+            own = batch.earned + ((batch.reward - batch.earned.sum(1)) / slots).unsqueeze(1)
+            if self.n_step > 1:
                 later = later.mean(1, keepdim=True).expand(-1, slots)
             ends = batch.terminated.unsqueeze(1).expand(-1, slots)
             goal = td_target(own, later, ends, batch.discount.unsqueeze(1).expand(-1, slots))

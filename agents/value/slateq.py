@@ -4,15 +4,15 @@ from copy import deepcopy
 from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
 from agents.core.agent import SlateAgent
 from agents.core.off_policy import SlateBasePolicy, SlateOffPolicy
-from agents.core.replay import Batch
+from agents.core.replay import BETA, Batch
 from agents.maths.best_slate import dinkelbach, greedy, top_k
-from agents.maths.returns import td_target
+from agents.maths.slateq import chosen_slot, chosen_value, slate_value, slateq_target
 from simlab.adapters._state import ValueHead, state_width
 from simlab.adapters.q_network import QNetwork
 from simlab.context import Context
@@ -43,8 +43,8 @@ class SlateQPolicy(SlateBasePolicy):
         self.q = QNetwork(ranker)
         self.none = ValueHead(state_width(ranker), self.hidden, self.seed.split("null"))
         self.choice = self.new_ranker("choice")
-        # What a click on slot k says of the slot: θ_k, in logits; for one click, slots do not matter.
-        self.slot = torch.nn.Parameter(torch.zeros(self.slots), requires_grad=self.clicks == "many")
+        # θ_k as a logit, at first .88; for one click, slots do not matter.
+        self.slot = torch.nn.Parameter(torch.full((self.slots,), 2.0), requires_grad=self.clicks == "many")
         self.q_target = self.q.copy()
         self.none_target = deepcopy(self.none).requires_grad_(False)
 
@@ -68,18 +68,18 @@ class SlateQPolicy(SlateBasePolicy):
         value: Float[Tensor, "user cand"],
         null: Float[Tensor, " user"],
         log_odds: Float[Tensor, "user cand"],
-    ) -> tuple[Tensor, Float[Tensor, " user"]]:
-        """Return the best slate by these values, and the odds' sum with the null item."""
+    ) -> Int[Tensor, "user slot"]:
+        """Return the best slate by these values."""
         if self.clicks == "many":
             score = log_odds.sigmoid() * value
             columns = masked(score, context.mask).topk(self.slots, dim=1).indices
             order = self.slot.detach().argsort(descending=True)  # the best item stands where most is seen
-            return torch.empty_like(columns).index_copy_(1, order, columns), null
+            return torch.empty_like(columns).index_copy_(1, order, columns)
         odds, one = log_odds.exp(), torch.ones_like(null)
         if self.optimiser == "exact":
-            return dinkelbach(odds, value, one, null, self.slots, mask=context.mask)[0], null
+            return dinkelbach(odds, value, one, null, self.slots, mask=context.mask)[0]
         pick = greedy if self.optimiser == "greedy" else top_k
-        return pick(odds, value, one, null, self.slots, mask=context.mask), null
+        return pick(odds, value, one, null, self.slots, mask=context.mask)
 
     def value_of(
         self,
@@ -91,14 +91,13 @@ class SlateQPolicy(SlateBasePolicy):
         """Return Q(s, A)."""
         shown, odds = value.gather(1, columns), log_odds.gather(1, columns)
         if self.clicks == "many":
-            return null + ((odds + self.slot.detach()).sigmoid() * shown).sum(1)
-        odds = odds.exp()
-        return (null + (odds * shown).sum(1)) / (1 + odds.sum(1))
+            return null + (self.slot.detach().sigmoid() * odds.sigmoid() * shown).sum(1)
+        return slate_value(odds.exp(), shown, torch.ones_like(null), null)
 
     def distribution(self, context: Context, slots: int) -> SlateDistribution:
         """Return all mass on the best slate."""
         value, null = self.values(context)
-        columns, _ = self.best(context, value, null, self.log_odds(context))
+        columns = self.best(context, value, null, self.log_odds(context))
         return Deterministic(columns, context.candidates.shape[1])
 
 
@@ -115,9 +114,9 @@ class SlateQ(SlateOffPolicy):
     network picks the slate and the target network values it (double Q-learning).
 
     Where several items of a slate can be clicked (`clicks="many"`), Q(s, A) = Q̄(s, null) + Σ_k P(click k)
-    Q̄(s, a_k) instead, learned from (Q̄(s, null) + Σ_k c_k Q̄(s, a_k) - y)², with P(click k) = σ(log v + θ_k)
-    and θ_k learned. It takes the future to be additive in the clicks, which is an approximation; then the
-    K largest σ(log v) Q̄ are the best slate, in the order of θ.
+    Q̄(s, a_k) instead, learned from (Q̄(s, null) + Σ_k c_k Q̄(s, a_k) - y)², so that Q̄(s, a) is what a click
+    adds, with P(click k) = θ_k α(s, a_k), α = σ(log v), and θ_k learned. It takes the future to be additive
+    in the clicks, which is an approximation; then the K largest α Q̄ are the best slate, in the order of θ.
 
     Source: Ie et al. (2019), "SlateQ: a tractable decomposition for reinforcement learning with
     recommendation sets", IJCAI, equations 11 to 17 (the extended version, arXiv:1905.12767). Differs: their
@@ -138,26 +137,27 @@ class SlateQ(SlateOffPolicy):
         policy = self.policy
         with torch.no_grad():
             log_odds = policy.log_odds(batch.follow)
-            columns, _ = policy.best(batch.follow, *policy.values(batch.follow), log_odds)
+            columns = policy.best(batch.follow, *policy.values(batch.follow), log_odds)
             later = policy.value_of(columns, *policy.values(batch.follow, target=True), log_odds)
-            goal = td_target(batch.reward, later, batch.terminated, batch.discount)
+            goal = slateq_target(batch.reward, later, batch.terminated, batch.discount)
         value, null = policy.values(batch.context)
-        shown, clicked = value.gather(1, batch.columns), batch.click > 0
-        some = clicked.any(1)
+        shown = value.gather(1, batch.columns)
         odds = policy.log_odds(batch.context).gather(1, batch.columns)
         if policy.clicks == "many":
             found = null + (batch.click * shown).sum(1)
-            choice = functional.binary_cross_entropy_with_logits(
-                odds + policy.slot, clicked.float(), reduction="none"
-            ).sum(1)
+            chance = functional.logsigmoid(policy.slot) + functional.logsigmoid(odds)
+            none = torch.log1p(-chance.exp().clamp(max=1 - 1e-6))
+            choice = -torch.where(batch.click > 0, chance, none).sum(1)
         else:
-            first = clicked.to(torch.uint8).argmax(1)
-            found = torch.where(some, shown.gather(1, first.unsqueeze(1)).squeeze(1), null)
+            found = chosen_value(batch.click, shown, null)
             everything = torch.cat([odds, odds.new_zeros(len(odds), 1)], dim=1)
-            choice = functional.cross_entropy(everything, first.where(some, policy.slots), reduction="none")
+            choice = functional.cross_entropy(everything, chosen_slot(batch.click), reduction="none")
         error = found - goal
         # Squared, not Huber: an end of the episode is rare and large, and its mean is what counts.
         td = 0.5 * error.square()
+        # Priorities follow the error, which hangs on what was clicked: the choice model takes that back.
+        even = batch.weight ** (1 / BETA)
+        choice = even / even.mean() * choice
         loss = (batch.weight * td).mean() + choice.mean()
         error = error.detach()
         return loss, error, {"td_error": error.abs().mean(), "choice_loss": choice.mean(), "q": found.mean()}

@@ -409,9 +409,9 @@ def test_other_bad_input() -> None:
         made(SACTopK, policy_kwargs={"hidden": ()})
     context = seen(SMALL, 3)
     for kind, options in ((SACTopK, {"protos": "slots"}), (Wolpertinger, {})):
-        with pytest.raises(BadInput, match="for 2 slots, not for 3"):
+        with pytest.raises(BadInput, match=r"2 slots, not (of|for) 3"):
             made(kind, options=options).distribution(context, 3)
-        with pytest.raises(BadInput, match="row 0 has 7 candidates, but the slate has 8 slots"):
+        with pytest.raises(BadInput, match="learned slates of 2 slots, not of 8"):
             made(kind).distribution(context, 8)
 
 

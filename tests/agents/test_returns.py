@@ -61,7 +61,7 @@ def slow_gae(row: Any, t: int, steps: int) -> float:
     while True:
         total += weight * (slow_target(row, t) - row["value"][t])
         if cut(row, t, steps):
-            return total
+            return float(total)
         weight, t = weight * GAMMA * LAM, t + 1
 
 
@@ -180,7 +180,8 @@ def test_vtrace_equals_the_sum_of_the_paper() -> None:
 
 def test_vtrace_of_the_same_policy_is_the_longest_return() -> None:
     d = data(9)
-    target, _ = returns.vtrace(torch.zeros_like(d["reward"]), **d, discount=GAMMA)
+    same_policy = torch.zeros_like(d["reward"])
+    target, _ = returns.vtrace(same_policy, **d, discount=GAMMA, rho_bar=1.0, c_bar=1.0)
     longest = returns.n_step_returns(**without_value(d), discount=GAMMA, n=99)
     same(target, longest)
 

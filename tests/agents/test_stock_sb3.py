@@ -343,7 +343,7 @@ def test_both_paths_see_the_same(more: dict[str, Any]) -> None:
         rows = model.begin(past)
         assert isinstance(rows, EnvRows) is not tensors
         if not tensors:  # the same users as the path on tensors has
-            env.batch._seed = model.own_seed("users")
+            env.batch._seed = model.users_seed()
             env.batch._state = env.batch.world.reset(8, env.batch._seed)
             seen = env.batch._see(env.batch._state)
             model._context = rows._see({key: value.copy() for key, value in seen.items()})
