@@ -14,7 +14,8 @@ import json
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ from simlab.policies.random import Random
 from simlab.policy import Policy
 from simlab.reliability import interval
 from simlab.seeds import Seed
-from simlab.statistics import mean_interval
+from simlab.statistics import mean_interval, paired_interval
 
 HOME = Path(__file__).resolve().parent.parent
 JUDGE, FIRST_USER = Seed(2026), 10**6
@@ -78,7 +79,7 @@ RUNS: dict[tuple[str, str], tuple[int, dict[str, Any]]] = {
     ("interest", "slateq"): (700_000, SLATEQ),
     ("interest", "slateq without null"): (700_000, {**SLATEQ, "options": {"null": False}}),
     ("interest", "ppo"): (1_500_000, {**PPO, **LONG}),
-    ("bored", "ppo"): (6_000_000, PPO),
+    ("bored", "ppo"): (7_000_000, PPO),
     ("bored-inf", "ppo"): (6_000_000, PPO),
     ("uncertain", "ppo"): (6_000_000, PPO),
     ("feed", "learned"): (120_000, {"family": "mf"}),
@@ -101,15 +102,17 @@ class Result:
     seconds: float
     curve: list[tuple[int, float, float]]
     settings: dict[str, Any]
+    returns: list[float] = field(default_factory=list)
+    """Of each new user, to compare runs in pairs."""
 
 
-def judged(world: SlateWorld[Any], policy: Policy, users: int) -> tuple[float, float, float]:
-    """Return the mean return of new users, its standard error, and the Gini of what was shown."""
+def judged(world: SlateWorld[Any], policy: Policy, users: int) -> tuple[float, float, float, list[float]]:
+    """Return the mean return of new users, its standard error, the Gini of what was shown, each return."""
     seen = roll(world, policy, users, JUDGE, first_user=FIRST_USER)
     found = mean_interval(seen.reward.sum(0).double().numpy())
     shown = seen.slate[seen.active]
     counts = torch.bincount(shown[shown < world.catalog.n_items], minlength=world.catalog.n_items)
-    return found.mean, found.stderr, float(gini(counts.double()))
+    return found.mean, found.stderr, float(gini(counts.double())), seen.reward.sum(0).tolist()
 
 
 class Curve(BaseCallback):
@@ -128,7 +131,7 @@ class Curve(BaseCallback):
         if self.num_timesteps * 10 >= len(self.found) * self.total:
             begin = time.process_time()
             assert isinstance(self.model, Policy)
-            mean, _, _ = judged(self.world, Greedy(self.model), self.users)
+            mean, _, _, _ = judged(self.world, Greedy(self.model), self.users)
             self.found.append((self.num_timesteps, begin - self.start - self.spent, mean))
             self.spent += time.process_time() - begin
 
@@ -148,9 +151,10 @@ def learn(task: str, agent: str, seed: int) -> Result:
     start = time.process_time()
     model.learn(steps, callback=curve, log_interval=None)
     seconds = time.process_time() - start - curve.spent
-    mean, stderr, uneven = judged(world, Greedy(model), what.users)
+    mean, stderr, uneven, each = judged(world, Greedy(model), what.users)
     done = int(model.num_timesteps)
-    return Result(task, agent, seed, mean, stderr, uneven, done, seconds, curve.found, RUNS[task, agent][1])
+    used = RUNS[task, agent][1]
+    return Result(task, agent, seed, mean, stderr, uneven, done, seconds, curve.found, used, each)
 
 
 def taught(task: str, agent: str, seed: int, kind: Any, world: SlateWorld[Any]) -> Result:
@@ -159,8 +163,8 @@ def taught(task: str, agent: str, seed: int, kind: Any, world: SlateWorld[Any]) 
     start = time.process_time()
     model = kind(**settings).learn(world, steps // world.horizon, world.horizon, Seed(seed))
     seconds = time.process_time() - start
-    mean, stderr, uneven = judged(world, Greedy(model), TASKS[task].users)
-    return Result(task, agent, seed, mean, stderr, uneven, steps, seconds, [], settings)
+    mean, stderr, uneven, each = judged(world, Greedy(model), TASKS[task].users)
+    return Result(task, agent, seed, mean, stderr, uneven, steps, seconds, [], settings, each)
 
 
 def same(kept: Result, task: str, agent: str, seed: int) -> bool:
@@ -208,7 +212,7 @@ def page(kept: list[Result], tasks: list[str]) -> list[str]:
         ends: dict[str, float] = {}
         base = []
         for policy in rules(task, world):
-            mean, stderr, uneven = judged(world, policy, what.users)
+            mean, stderr, uneven, _ = judged(world, policy, what.users)
             ends[policy.name] = mean
             base.append((policy.name, mean, stderr, uneven))
 
@@ -234,6 +238,7 @@ def page(kept: list[Result], tasks: list[str]) -> list[str]:
                 f"| {len(runs)} | {runs[0].steps:,} | {seconds:,.0f} | {command} |",
             ))  # fmt: skip
         lines += [text for _, text in sorted(rows)]
+        lines += paired([r for r in mine if r.returns])
         lines += ["", "Learning curves (mean over seeds, 200 users; user-steps: return):", ""]
         for agent in sorted({r.agent for r in mine}):
             runs = [r for r in mine if r.agent == agent]
@@ -246,6 +251,17 @@ def page(kept: list[Result], tasks: list[str]) -> list[str]:
                 points.append(f"{runs[0].curve[i][0] / 1e6:.2f} M: {value:.0f}")
             lines.append(f"- {agent}: {', '.join(points)}")
     return lines
+
+
+def paired(runs: list[Result]) -> list[str]:
+    """Return the differences of the first seeds' runs, user by user."""
+    first = {r.agent: r.returns for r in sorted(runs, key=lambda r: -r.seed)}
+    lines = []
+    for one, other in combinations(sorted(first), 2):
+        got = paired_interval(first[one], first[other])
+        lines.append(f"- {one} less {other}: {got.mean:.2f} ({got.low:.2f} … {got.high:.2f})")
+    title = "Paired differences, the same users and luck (95 %, one seed of learning):"
+    return ["", title, "", *lines] if lines else []
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ import pytest
 from simlab.parts import names
 
 PAGES = Path(__file__).resolve().parents[2] / "docs/agents"
-LONG = ("bandits", "two_stage")
+LONG = ("bandits", "sac_topk", "two_stage", "wolpertinger")
 """Their blocks make their tables, in about a minute each."""
 
 
@@ -28,6 +28,7 @@ def found() -> list[object]:
 @pytest.mark.parametrize("page", found())
 def test_a_page_runs_as_written(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["page", page.stem])
     space: dict[str, object] = {"__name__": "page"}
     for block in blocks(page):
         exec(compile(block, page.name, "exec"), space)
