@@ -10,11 +10,13 @@ error (the delta method); every interval resamples scores; and scores are sums, 
 """
 
 import math
-from dataclasses import dataclass
-from typing import ClassVar, Protocol, runtime_checkable
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from simlab.errors import BadInput
@@ -32,8 +34,47 @@ Scores = tuple[Score, ...]
 """Scores whose ratios are summed. Most estimators have one; SNDR has two."""
 
 
+Own = TypeVar("Own", bound="Scored")
+Data = TypeVar("Data", bound="Scored", contravariant=True)
+
+
+class Scored(ABC):
+    """Rows that estimators score: rounds, slates or trajectories; a frozen dataclass of tensors.
+
+    Attributes:
+        group: cluster of each row (a user), for clustered intervals.
+    """
+
+    group: Int[Tensor, " round"] | None
+
+    words: ClassVar[Mapping[str, str]] = {}
+    """What an optional field is, for the sentence that misses it."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Return N, the number of rows."""
+
+    def need(self, name: str) -> Tensor:
+        """Return a field that an estimator cannot do without.
+
+        Raises:
+            BadInput: if it was not given.
+        """
+        found = getattr(self, name)
+        if found is None:
+            raise BadInput(f"this estimator needs {self.words.get(name, name)}, and none was given")
+        assert isinstance(found, Tensor)
+        return found
+
+    def rows(self: Own, index: Tensor | slice) -> Own:
+        """Return some rows only, in the order of the index."""
+        assert is_dataclass(self)
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return replace(self, **{k: v[index] for k, v in values.items() if isinstance(v, Tensor)})
+
+
 @dataclass(frozen=True)
-class Rounds:
+class Rounds(Scored):
     """What an estimator may use of each logged round, float64.
 
     Attributes:
@@ -42,6 +83,13 @@ class Rounds:
         q_logged: q̂(x, a): the modelled reward of what was shown, or None without a reward model.
         q_target: Σ_a π(a|x) q̂(x, a): the modelled reward of the target policy.
         group: cluster of each round (a user), for clustered intervals.
+        logger: which of several loggers showed it, from 0.
+        mixture: π(a|x) / Σ_l ρ_l π_l(a|x), with ρ_l the share of rounds of logger l: the weight under the
+            mixture of all loggers.
+        balance: a density ratio of target to logger, estimated by a classifier (`causal.balance`).
+        embedding: p(e|x, target) / p(e|x, logger), the marginal weight of what the item is (`causal.mips`).
+        robust_logged: q̂(x, a) of a model that was fitted for this target (`causal.mrdr`).
+        robust_target: Σ_a π(a|x) q̂(x, a) of that model.
     """
 
     reward: Float[Tensor, " round"]
@@ -49,6 +97,23 @@ class Rounds:
     q_logged: Float[Tensor, " round"] | None = None
     q_target: Float[Tensor, " round"] | None = None
     group: Int[Tensor, " round"] | None = None
+    logger: Int[Tensor, " round"] | None = None
+    mixture: Float[Tensor, " round"] | None = None
+    balance: Float[Tensor, " round"] | None = None
+    embedding: Float[Tensor, " round"] | None = None
+    robust_logged: Float[Tensor, " round"] | None = None
+    robust_target: Float[Tensor, " round"] | None = None
+
+    words: ClassVar[Mapping[str, str]] = {
+        "q_logged": "a reward model",
+        "q_target": "a reward model",
+        "logger": "the logger of each round",
+        "mixture": "the propensities of all loggers",
+        "balance": "weights estimated by a classifier",
+        "embedding": "what the items are (embeddings)",
+        "robust_logged": "a reward model fitted for the target (MRDR)",
+        "robust_target": "a reward model fitted for the target (MRDR)",
+    }
 
     def __len__(self) -> int:
         """Return N."""
@@ -60,9 +125,118 @@ class Rounds:
         Raises:
             BadInput: if there is no reward model.
         """
-        if self.q_logged is None or self.q_target is None:
-            raise BadInput("this estimator needs a reward model, and none was given")
-        return self.q_logged, self.q_target
+        return self.need("q_logged"), self.need("q_target")
+
+
+@dataclass(frozen=True)
+class Slates(Scored):
+    """What an estimator may use of each logged slate, float64. A weight is target / logger.
+
+    Attributes:
+        reward: r_k, what each slot earned, times the weight of the slot if there is one; where only the
+            slate's reward is known it stands at slot 0, and estimators that need slots refuse (`per_slot`).
+        joint: w of the whole, ordered slate.
+        marginal: w_k of the item at slot k, whatever else is shown.
+        cascade: w_{1:k} of the items at slots up to k, in order.
+        pseudo: 1ᵀ-row of the pseudo-inverse: q_πᵀ Γ⁺ 1_s (`causal.slates`).
+        examined: Σ_j θ_j π(item at j) / Σ_j θ_j π_0(item at j), under a position-based model.
+        document: P(item anywhere on the slate): target / logger.
+        q_logged: Q̂_k(x, a_{1:k}): the modelled reward from slot k's item on.
+        q_target: Σ_a π(a | x, a_{<k}) Q̂_k(x, a_{<k}, a).
+        group: cluster of each slate (a user).
+        per_slot: whether `reward` says what each slot earned.
+    """
+
+    reward: Float[Tensor, "round slot"]
+    joint: Float[Tensor, " round"] | None = None
+    marginal: Float[Tensor, "round slot"] | None = None
+    cascade: Float[Tensor, "round slot"] | None = None
+    pseudo: Float[Tensor, " round"] | None = None
+    examined: Float[Tensor, "round slot"] | None = None
+    document: Float[Tensor, "round slot"] | None = None
+    q_logged: Float[Tensor, "round slot"] | None = None
+    q_target: Float[Tensor, "round slot"] | None = None
+    group: Int[Tensor, " round"] | None = None
+    per_slot: bool = True
+
+    words: ClassVar[Mapping[str, str]] = {
+        "joint": "the probability of whole slates",
+        "marginal": "the probability of each item at its slot",
+        "cascade": "the probability of each item given those above it",
+        "pseudo": "the logger's probabilities of pairs of items at slots",
+        "examined": "the logger's probability of each item at every slot, and examination probabilities",
+        "document": "the logger's probability of each item at every slot",
+        "q_logged": "a reward model of slates",
+        "q_target": "a reward model of slates",
+    }
+
+    def __len__(self) -> int:
+        """Return N."""
+        return self.reward.shape[0]
+
+    def slots(self) -> Float[Tensor, "round slot"]:
+        """Return r_k.
+
+        Raises:
+            BadInput: if only the reward of whole slates is known.
+        """
+        if not self.per_slot:
+            raise BadInput("this estimator needs what each slot earned, and the log has one reward a slate")
+        return self.reward
+
+
+@dataclass(frozen=True)
+class Trajectories(Scored):
+    """What an estimator may use of each logged trajectory, float64, padded at the end.
+
+    Attributes:
+        reward: r_t; 0 where padded.
+        ratio: ρ_t = π(a_t|s_t) / π_0(a_t|s_t); 1 where padded.
+        valid: whether there was such a step; each row is true, then false.
+        discount: γ.
+        q_logged: Q̂_t(s_t, a_t); 0 where padded.
+        v_target: V̂_t(s_t) = Σ_a π(a|s_t) Q̂_t(s_t, a); 0 where padded.
+        state: d_π(s_t) / d_0(s_t), the marginal ratio of states at step t (or of the discounted occupancy).
+        state_action: d_π(s_t, a_t) / d_0(s_t, a_t).
+        group: cluster of each trajectory (a user).
+    """
+
+    reward: Float[Tensor, "round step"]
+    ratio: Float[Tensor, "round step"]
+    valid: Bool[Tensor, "round step"]
+    discount: float = 1.0
+    q_logged: Float[Tensor, "round step"] | None = None
+    v_target: Float[Tensor, "round step"] | None = None
+    state: Float[Tensor, "round step"] | None = None
+    state_action: Float[Tensor, "round step"] | None = None
+    group: Int[Tensor, " round"] | None = None
+
+    words: ClassVar[Mapping[str, str]] = {
+        "q_logged": "a Q-model (fitted-Q evaluation)",
+        "v_target": "a Q-model (fitted-Q evaluation)",
+        "state": "the marginal ratio of states",
+        "state_action": "the marginal ratio of states and actions",
+    }
+
+    def __len__(self) -> int:
+        """Return N."""
+        return self.reward.shape[0]
+
+    @property
+    def prefix(self) -> Float[Tensor, "round step"]:
+        """Return w_{0:t} = Π_{j≤t} ρ_j; where padded, the weight of the whole trajectory."""
+        return self.ratio.cumprod(1)
+
+    @property
+    def whole(self) -> Float[Tensor, " round"]:
+        """Return the weight of the whole trajectory."""
+        return self.ratio.prod(1)
+
+    @property
+    def gammas(self) -> Float[Tensor, " step"]:
+        """Return γ^t."""
+        step = torch.arange(self.reward.shape[1], dtype=torch.float64, device=self.reward.device)
+        return torch.as_tensor(self.discount, dtype=torch.float64, device=step.device) ** step
 
 
 @dataclass(frozen=True)
@@ -88,23 +262,37 @@ class Interval:
 
 
 @runtime_checkable
-class Estimator(Protocol):
-    """Write `score`; `causal.evaluation` does the rest.
+class Estimator(Protocol[Data]):
+    """Write `score`; `causal.evaluation` does the rest. Data are `Rounds`, `Slates` or `Trajectories`.
 
     Attributes:
         name: the estimator's name in tables.
-        needs_model: whether it uses `q_logged` and `q_target`.
+        needs: the optional fields of the data that it cannot do without.
+        leans: the weights that it leans on, a field or property of the data, which diagnostics judge; "" for
+            none (a method that believes its model).
         unbiased: whether its expectation, or its limit for a self-normalised form, is the target's value
-            when the propensities are right.
+            when the propensities are right (and what else its docstring asks for holds).
+        streams: whether a row's score does not depend on the other rows.
     """
 
     name: ClassVar[str]
-    needs_model: ClassVar[bool]
+    needs: ClassVar[tuple[str, ...]]
+    leans: ClassVar[str]
     unbiased: ClassVar[bool]
+    streams: ClassVar[bool]
 
-    def score(self, rounds: Rounds) -> Scores:
-        """Score each round."""
+    def score(self, data: Data, /) -> Scores:
+        """Score each row."""
         ...
+
+
+MODEL = ("q_logged", "q_target")
+"""What an estimator with a reward model needs."""
+
+
+def possible(estimator: Estimator[Any], data: Scored) -> bool:
+    """Tell whether the data have all that the estimator needs."""
+    return all(getattr(data, name) is not None for name in estimator.needs)
 
 
 def value(scores: Scores) -> float:

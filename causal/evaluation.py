@@ -2,12 +2,21 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from causal.contract import Estimator, Interval, Rounds, Score, Scores, stderr, value
+from causal.contract import (
+    Estimator,
+    Interval,
+    Score,
+    Scored,
+    Scores,
+    possible,
+    stderr,
+    value,
+)
 from causal.intervals import clustered, interval
 from simlab.parts import all_parts
 from simlab.seeds import Seed
@@ -48,9 +57,13 @@ class Estimate:
         return self.intervals[0]
 
 
+ROOMS = {"Rounds": "estimator", "Slates": "slate estimator", "Trajectories": "trajectory estimator"}
+"""The kind of part that scores each kind of data."""
+
+
 def estimate(
-    estimator: Estimator,
-    rounds: Rounds,
+    estimator: Estimator[Any],
+    rounds: Scored,
     kind: str | Sequence[str] = "student-t",
     level: float = 0.95,
     *,
@@ -63,16 +76,17 @@ def estimate(
 
     Args:
         estimator: what to score with.
-        rounds: what to score.
+        rounds: what to score: rounds, slates or trajectories.
         kind: one or more of `causal.intervals.KINDS`.
         level: coverage of the intervals.
         seed: of bootstraps.
         replicates: of bootstraps.
 
     Raises:
-        BadInput: if the estimator lacks a reward model, the target never does what was logged, or there are
-            fewer than two rows or clusters.
+        BadInput: if the data lack what the estimator needs, the target never does what was logged, or there
+            are fewer than two rows or clusters.
     """
+    ess, share = overlap(estimator, rounds)
     return _summary(
         estimator.name,
         estimator.score(rounds),
@@ -81,14 +95,28 @@ def estimate(
         rounds.group,
         seed,
         replicates,
-        effective(rounds.weight),
-        largest_share(rounds.weight),
+        ess,
+        share,
     )
 
 
+def overlap(estimator: Estimator[Any], data: Scored) -> tuple[float, float]:
+    """Return the effective number of rows and the largest share of the weights that an estimator leans on.
+
+    Where it weighs each slot or step, the worst of them; NaN for an estimator without weights.
+    """
+    if not estimator.leans:
+        return float("nan"), float("nan")
+    weight = getattr(data, estimator.leans)
+    if weight is None:
+        data.need(estimator.leans)
+    each = weight.unbind(1) if weight.ndim == 2 else (weight,)
+    return min(effective(w) for w in each), max(largest_share(w) for w in each)
+
+
 def evaluate(
-    rounds: Rounds,
-    estimators: Iterable[Estimator] | None = None,
+    rounds: Scored,
+    estimators: Iterable[Estimator[Any]] | None = None,
     kind: str | Sequence[str] = "student-t",
     level: float = 0.95,
     *,
@@ -99,15 +127,15 @@ def evaluate(
 
     Args:
         rounds: what to score.
-        estimators: all of the catalogue by default; those that need a reward model only where there is one.
+        estimators: by default all of the catalogue whose needs the data meet.
         kind: as in `estimate`.
         level: as in `estimate`.
         seed: as in `estimate`.
         replicates: as in `estimate`.
     """
     if estimators is None:
-        found = [part() for part in all_parts("estimator").values()]
-        estimators = [e for e in found if rounds.q_target is not None or not e.needs_model]
+        found = [part() for part in all_parts(ROOMS[type(rounds).__name__]).values()]
+        estimators = [e for e in found if possible(e, rounds)]
     return [estimate(e, rounds, kind, level, seed=seed, replicates=replicates) for e in estimators]
 
 

@@ -17,6 +17,8 @@ FOLDERS = {
     "click model": ("envs.clicks",),
     "agent": ("agents", "agents.actor_critic", "agents.value", "agents.bandits", "agents.two_stage"),
     "estimator": ("causal.bandit",),
+    "slate estimator": ("causal.slate",),
+    "trajectory estimator": ("causal.rl",),
     "dataset": ("simlab.datasets",),
 }
 """Where the parts of each kind live."""

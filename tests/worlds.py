@@ -1,7 +1,7 @@
 """Worlds so small that every round can be listed with its probability, so the truth is a sum."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import permutations, product
 
 import torch
@@ -58,17 +58,7 @@ def population_value(scores: Scores, probability: Float[Tensor, " round"]) -> fl
 
 def take(rounds: Rounds, rows: Int[Tensor, " round"]) -> Rounds:
     """Return some rows only."""
-
-    def some(x: Tensor | None) -> Tensor | None:
-        return None if x is None else x[rows]
-
-    return Rounds(
-        rounds.reward[rows],
-        rounds.weight[rows],
-        some(rounds.q_logged),
-        some(rounds.q_target),
-        some(rounds.group),
-    )
+    return rounds.rows(rows)
 
 
 @dataclass(frozen=True)
@@ -128,7 +118,11 @@ class BanditWorld:
             q_logged=q[context, action],
             q_target=(pi * q).sum(1)[context],
         )
-        return rounds, every.probability
+        # One logger, a right density ratio, items that are their own embedding, and the same model twice.
+        weight = rounds.weight
+        more = {"mixture": weight, "balance": weight, "embedding": weight}
+        more |= {"robust_logged": rounds.model()[0], "robust_target": rounds.model()[1]}
+        return replace(rounds, logger=torch.zeros_like(context), **more), every.probability
 
 
 def bandit_world() -> BanditWorld:

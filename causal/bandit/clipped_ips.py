@@ -26,13 +26,15 @@ class ClippedIPS:
     clip: float = 10.0
 
     name: ClassVar[str] = "clipped IPS"
-    needs_model: ClassVar[bool] = False
+    needs: ClassVar[tuple[str, ...]] = ()
+    leans: ClassVar[str] = "weight"
     unbiased: ClassVar[bool] = False
+    streams: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not self.clip > 0:
             raise BadInput(f"clip is {self.clip}, but the largest weight that a row keeps is above 0")
 
-    def score(self, rounds: Rounds) -> Scores:
+    def score(self, data: Rounds) -> Scores:
         """Put min(w, clip) r above the line and 1 below it."""
-        return (Score(rounds.weight.clamp(max=self.clip) * rounds.reward, ones(rounds.weight)),)
+        return (Score(data.weight.clamp(max=self.clip) * data.reward, ones(data.weight)),)

@@ -19,10 +19,12 @@ class DM:
     """
 
     name: ClassVar[str] = "DM"
-    needs_model: ClassVar[bool] = True
+    needs: ClassVar[tuple[str, ...]] = ("q_target",)
+    leans: ClassVar[str] = ""
     unbiased: ClassVar[bool] = False
+    streams: ClassVar[bool] = True
 
-    def score(self, rounds: Rounds) -> Scores:
+    def score(self, data: Rounds) -> Scores:
         """Put the modelled reward of the target above the line and 1 below it."""
-        _, q_target = rounds.model()
+        q_target = data.need("q_target")
         return (Score(q_target, ones(q_target)),)

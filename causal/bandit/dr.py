@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from causal.contract import Rounds, Score, Scores, ones
+from causal.contract import MODEL, Rounds, Score, Scores, ones
 
 
 @dataclass(frozen=True)
@@ -18,10 +18,12 @@ class DR:
     """
 
     name: ClassVar[str] = "DR"
-    needs_model: ClassVar[bool] = True
+    needs: ClassVar[tuple[str, ...]] = MODEL
+    leans: ClassVar[str] = "weight"
     unbiased: ClassVar[bool] = True
+    streams: ClassVar[bool] = True
 
-    def score(self, rounds: Rounds) -> Scores:
+    def score(self, data: Rounds) -> Scores:
         """Put the corrected model above the line and 1 below it."""
-        q_logged, q_target = rounds.model()
-        return (Score(q_target + rounds.weight * (rounds.reward - q_logged), ones(q_target)),)
+        q_logged, q_target = data.model()
+        return (Score(q_target + data.weight * (data.reward - q_logged), ones(q_target)),)

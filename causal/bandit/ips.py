@@ -19,9 +19,11 @@ class IPS:
     """
 
     name: ClassVar[str] = "IPS"
-    needs_model: ClassVar[bool] = False
+    needs: ClassVar[tuple[str, ...]] = ()
+    leans: ClassVar[str] = "weight"
     unbiased: ClassVar[bool] = True
+    streams: ClassVar[bool] = True
 
-    def score(self, rounds: Rounds) -> Scores:
+    def score(self, data: Rounds) -> Scores:
         """Put w r above the line and 1 below it."""
-        return (Score(rounds.weight * rounds.reward, ones(rounds.weight)),)
+        return (Score(data.weight * data.reward, ones(data.weight)),)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from causal.contract import Rounds, Score, Scores, ones
+from causal.contract import MODEL, Rounds, Score, Scores, ones
 
 
 @dataclass(frozen=True)
@@ -18,11 +18,13 @@ class SNDR:
     """
 
     name: ClassVar[str] = "SNDR"
-    needs_model: ClassVar[bool] = True
+    needs: ClassVar[tuple[str, ...]] = MODEL
+    leans: ClassVar[str] = "weight"
     unbiased: ClassVar[bool] = True
+    streams: ClassVar[bool] = True
 
-    def score(self, rounds: Rounds) -> Scores:
+    def score(self, data: Rounds) -> Scores:
         """Score the model and the self-normalised correction as two ratios."""
-        q_logged, q_target = rounds.model()
-        correction = rounds.weight * (rounds.reward - q_logged)
-        return (Score(q_target, ones(q_target)), Score(correction, rounds.weight))
+        q_logged, q_target = data.model()
+        correction = data.weight * (data.reward - q_logged)
+        return (Score(q_target, ones(q_target)), Score(correction, data.weight))

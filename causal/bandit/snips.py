@@ -17,9 +17,11 @@ class SNIPS:
     """
 
     name: ClassVar[str] = "SNIPS"
-    needs_model: ClassVar[bool] = False
+    needs: ClassVar[tuple[str, ...]] = ()
+    leans: ClassVar[str] = "weight"
     unbiased: ClassVar[bool] = True
+    streams: ClassVar[bool] = True
 
-    def score(self, rounds: Rounds) -> Scores:
+    def score(self, data: Rounds) -> Scores:
         """Put w r above the line and w below it."""
-        return (Score(rounds.weight * rounds.reward, rounds.weight),)
+        return (Score(data.weight * data.reward, data.weight),)

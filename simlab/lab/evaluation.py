@@ -79,11 +79,13 @@ class _Logged:
     """The mean reward: the value of the logging policy itself."""
 
     name: ClassVar[str] = "logged"
-    needs_model: ClassVar[bool] = False
+    needs: ClassVar[tuple[str, ...]] = ()
+    leans: ClassVar[str] = ""
     unbiased: ClassVar[bool] = True
+    streams: ClassVar[bool] = True
 
-    def score(self, rounds: Rounds) -> tuple[Score, ...]:
-        return (Score(rounds.reward, ones(rounds.reward)),)
+    def score(self, data: Rounds) -> tuple[Score, ...]:
+        return (Score(data.reward, ones(data.reward)),)
 
 
 def check(config: "EvaluateConfig") -> None:
@@ -179,8 +181,8 @@ def _estimators(
     words = names("estimator") if everything else list(dict.fromkeys(config.estimators))
     chosen = [part("estimator", word)() for word in words]
     if everything:  # the simplest first
-        chosen.sort(key=lambda e: (e.needs_model, len(e.name)))
-    if not any(e.needs_model for e in chosen):
+        chosen.sort(key=lambda e: (_modelled(e), len(e.name)))
+    if not any(_modelled(e) for e in chosen):
         return chosen, None, ()
     why = ""
     model = None
@@ -198,11 +200,15 @@ def _estimators(
             why = str(reason)
     if model is not None:
         return chosen, model, ()
-    left = [e for e in chosen if e.needs_model]
+    left = [e for e in chosen if _modelled(e)]
     if not everything:
         raise BadInput(f"{left[0].name} needs a reward model: {why}")
     sentence = f"{', '.join(e.name for e in left)} are left out: {why}."
-    return [e for e in chosen if not e.needs_model], None, (sentence,)
+    return [e for e in chosen if not _modelled(e)], None, (sentence,)
+
+
+def _modelled(estimator: Any) -> bool:
+    return "q_target" in estimator.needs
 
 
 _CAVEATS = {

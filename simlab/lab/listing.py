@@ -23,6 +23,8 @@ KINDS = {
     "policies": "policy",
     "agents": "agent",
     "estimators": "estimator",
+    "slate-estimators": "slate estimator",
+    "trajectory-estimators": "trajectory estimator",
     "datasets": "dataset",
 }
 """What the command line calls each kind of part."""

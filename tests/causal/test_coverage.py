@@ -48,7 +48,9 @@ def repeated() -> tuple[list[Rounds], float]:
     return logs(300, per_user=4)
 
 
-def covered(estimator: Estimator, kind: str, made: tuple[list[Rounds], float], replicates: int) -> float:
+def covered(
+    estimator: Estimator[Rounds], kind: str, made: tuple[list[Rounds], float], replicates: int
+) -> float:
     every, truth = made
     hits = 0
     for number, rounds in enumerate(every):
@@ -61,12 +63,12 @@ def covered(estimator: Estimator, kind: str, made: tuple[list[Rounds], float], r
 
 @pytest.mark.parametrize("estimator", UNBIASED, ids=lambda e: e.name)
 @pytest.mark.parametrize("kind", ["normal", "student-t", "bca"])
-def test_independent_rounds(estimator: Estimator, kind: str) -> None:
+def test_independent_rounds(estimator: Estimator[Rounds], kind: str) -> None:
     assert 0.92 <= covered(estimator, kind, independent(), replicates=400) <= 0.98
 
 
 @pytest.mark.parametrize("estimator", UNBIASED, ids=lambda e: e.name)
-def test_users_with_several_rounds(estimator: Estimator) -> None:
+def test_users_with_several_rounds(estimator: Estimator[Rounds]) -> None:
     assert 0.92 <= covered(estimator, "cluster", repeated(), replicates=2) <= 0.98
     # Taken as independent, the same rounds promise too much.
     assert covered(estimator, "student-t", repeated(), replicates=2) < 0.92
@@ -76,10 +78,10 @@ def test_users_with_several_rounds(estimator: Estimator) -> None:
 @pytest.mark.parametrize("estimator", UNBIASED, ids=lambda e: e.name)
 @pytest.mark.parametrize("kind", ["bootstrap", "poisson"])
 @pytest.mark.parametrize("n", [400, 2000])
-def test_bootstraps(estimator: Estimator, kind: str, n: int) -> None:
+def test_bootstraps(estimator: Estimator[Rounds], kind: str, n: int) -> None:
     assert 0.92 <= covered(estimator, kind, logs(n), replicates=1000) <= 0.98
 
 
 @pytest.mark.parametrize("estimator", UNBIASED, ids=lambda e: e.name)
-def test_bernstein_is_on_the_safe_side(estimator: Estimator) -> None:
+def test_bernstein_is_on_the_safe_side(estimator: Estimator[Rounds]) -> None:
     assert covered(estimator, "bernstein", independent(), replicates=2) >= 0.99

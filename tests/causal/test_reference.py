@@ -18,7 +18,7 @@ from causal.bandit.dr import DR
 from causal.bandit.ips import IPS
 from causal.bandit.sndr import SNDR
 from causal.bandit.snips import SNIPS
-from causal.contract import Estimator, value
+from causal.contract import Estimator, Rounds, value
 from causal.diagnostics import diagnose, verdict
 from causal.rounds import rounds, tabular
 from simlab.context import Context
@@ -27,8 +27,8 @@ from simlab.slates import SlateDistribution
 from simlab.slates.deterministic import Deterministic
 
 CASES = Path(__file__).parents[2] / "../shared/cases/ope"
-WEIGHTS: dict[str, Estimator] = {"ipw": IPS(), "snipw": SNIPS()}
-MODELS: dict[str, Estimator] = {"dm": DM(), "dr": DR(), "sndr": SNDR()}
+WEIGHTS: dict[str, Estimator[Rounds]] = {"ipw": IPS(), "snipw": SNIPS()}
+MODELS: dict[str, Estimator[Rounds]] = {"dm": DM(), "dr": DR(), "sndr": SNDR()}
 
 
 @cache
@@ -40,7 +40,7 @@ def case(name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return found, json.loads((CASES / f"{name}.json").read_text())
 
 
-def same(estimator: Estimator, with_: Any, wanted: float) -> None:
+def same(estimator: Estimator[Rounds], with_: Any, wanted: float) -> None:
     assert value(estimator.score(with_)) == pytest.approx(wanted, rel=1e-9)
 
 

@@ -9,7 +9,7 @@ from causal.bandit.dr import DR
 from causal.bandit.ips import IPS
 from causal.bandit.sndr import SNDR
 from causal.bandit.snips import SNIPS
-from causal.contract import Estimator
+from causal.contract import Estimator, Rounds
 from simlab.errors import BadInput
 from tests.worlds import bandit_world, population_value, slate_world, table
 
@@ -18,7 +18,7 @@ WRONG_LOGGER = table([0.2, 0.5, 0.3], [0.4, 0.1, 0.5])
 
 
 @pytest.mark.parametrize("estimator", [DR(), SNDR()], ids=lambda e: e.name)
-def test_right_model_saves_wrong_propensities(estimator: Estimator) -> None:
+def test_right_model_saves_wrong_propensities(estimator: Estimator[Rounds]) -> None:
     world = bandit_world()
     rounds, probability = world.rounds(propensity=WRONG_LOGGER)
     assert abs(population_value(estimator.score(rounds), probability) - world.value()) < EXACT
@@ -29,7 +29,7 @@ def test_right_model_saves_wrong_propensities(estimator: Estimator) -> None:
 
 @pytest.mark.parametrize("estimator", [DR(), SNDR()], ids=lambda e: e.name)
 @pytest.mark.parametrize("wrong", [0.0, 5.0])
-def test_right_propensities_save_a_wrong_model(estimator: Estimator, wrong: float) -> None:
+def test_right_propensities_save_a_wrong_model(estimator: Estimator[Rounds], wrong: float) -> None:
     world = bandit_world()
     q = torch.full_like(world.reward, wrong) + 0.3 * (1 - world.reward)
     rounds, probability = world.rounds(q=q)

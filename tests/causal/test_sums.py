@@ -11,7 +11,7 @@ from causal.bandit.sndr import SNDR
 from causal.bandit.snips import SNIPS
 from causal.contract import Rounds, Score, Scores, stderr, value
 from causal.intervals import clustered, interval
-from causal.sums import ScoreSums, multipliers
+from causal.sums import ScoreSums, dealt, multipliers
 from simlab.errors import BadInput
 from simlab.seeds import Seed
 
@@ -32,16 +32,16 @@ def part(scores: Scores, rows: torch.Tensor) -> Scores:
 @pytest.mark.parametrize("seed", range(5))
 def test_any_split_in_any_order_is_the_whole(seed: int) -> None:
     scores = SNDR().score(made(500, seed))
-    whole = ScoreSums.of(scores, replicates=20, seed=Seed(seed))
+    whole = ScoreSums.of(scores, seed=Seed(seed))
     g = torch.Generator().manual_seed(seed)
     belongs = torch.randint(0, 6, (500,), generator=g)  # rows scattered over six workers
     parts = []
     for worker in torch.randperm(6, generator=g).tolist():
         rows = (belongs == worker).nonzero().squeeze(1)
-        parts.append(ScoreSums.of(part(scores, rows), rows=rows, replicates=20, seed=Seed(seed)))
+        parts.append(ScoreSums.of(part(scores, rows), rows=rows, seed=Seed(seed)))
     merged = functools.reduce(operator.add, parts)
     assert merged.count == whole.count == 500
-    for name in ("sums", "cross", "replicates"):
+    for name in ("sums", "cross", "buckets"):
         assert torch.allclose(getattr(merged, name), getattr(whole, name), rtol=1e-12, atol=1e-10)
     assert merged.value() == pytest.approx(value(scores), rel=1e-12)
     assert merged.stderr() == pytest.approx(stderr(scores), rel=1e-10)
@@ -52,13 +52,6 @@ def test_any_split_in_any_order_is_the_whole(seed: int) -> None:
     assert (a.low, a.high) == pytest.approx((b.low, b.high), rel=1e-10)
 
 
-def test_blocks_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
-    scores = SNIPS().score(made(300, 1))
-    whole = ScoreSums.of(scores, replicates=30)
-    monkeypatch.setattr("causal.sums._CELLS", 30 * 11)
-    assert torch.allclose(ScoreSums.of(scores, replicates=30).replicates, whole.replicates, rtol=1e-12)
-
-
 def test_a_large_mean_does_not_drown_the_spread() -> None:
     """Rewards of a million and a bit: raw sums of squares would keep four digits of the variance."""
     x = 1e6 + torch.rand(4000, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
@@ -67,27 +60,59 @@ def test_a_large_mean_does_not_drown_the_spread() -> None:
     assert (halves[0] + halves[1]).stderr() == pytest.approx(stderr(scores), rel=1e-9)
 
 
-def test_multipliers_are_poisson_and_keyed_by_row() -> None:
-    rows = torch.arange(4000)
-    m = multipliers(rows, 50, Seed(4))
-    assert torch.equal(m[100:200], multipliers(rows[100:200], 50, Seed(4)))
-    assert torch.equal(m[:, :7], multipliers(rows, 7, Seed(4)))
-    assert torch.equal(m[:, :1], multipliers(rows, 1, Seed(4)))
-    assert not torch.equal(m, multipliers(rows, 50, Seed(5)))
+def test_multipliers_are_poisson_and_keyed_by_bucket() -> None:
+    m = multipliers(4000, 50, Seed(4)).double()
+    assert torch.equal(m[:3000], multipliers(3000, 50, Seed(4)).double())
+    assert torch.equal(m[:, :7], multipliers(4000, 7, Seed(4)).double())
+    assert torch.equal(m[:, :1], multipliers(4000, 1, Seed(4)).double())
+    assert not torch.equal(m, multipliers(4000, 50, Seed(5)).double())
     # 200,000 draws: mean and variance are 1 ± 4/√200,000 and 1 ± 4·√(3/200,000).
     assert float(m.mean()) == pytest.approx(1, abs=0.009)
     assert float(m.var()) == pytest.approx(1, abs=0.016)
     zero, one, two = ((m == k).double().mean().item() for k in (0, 1, 2))
     assert (zero, one, two) == pytest.approx((0.3679, 0.3679, 0.1839), abs=0.0045)
-    # Rows and replicates do not follow each other.
+    # Buckets and replicates do not follow each other.
     assert abs(float(torch.corrcoef(m[:, :2].T)[0, 1])) < 4 / 4000**0.5
     assert abs(float(torch.corrcoef(m[:2])[0, 1])) < 4 / 50**0.5
 
 
-def test_replicates_have_the_right_spread() -> None:
-    scores = SNIPS().score(made(3000, 3))
-    draws = ScoreSums.of(scores, replicates=2000, seed=Seed(1)).draws()
-    assert float(draws.std()) == pytest.approx(stderr(scores), rel=0.07)
+def test_rows_are_dealt_evenly_and_by_id() -> None:
+    ids = torch.arange(200_000)
+    where = dealt(ids, 1000, Seed(1))
+    assert torch.equal(where[500:700], dealt(ids[500:700], 1000, Seed(1)))
+    count = torch.bincount(where, minlength=1000).double()
+    # Pearson's statistic of 1,000 equal cells is 999 ± 45.
+    assert float(((count - 200) ** 2 / 200).sum()) == pytest.approx(999, abs=4 * 45)
+    # Every fourth row (the top of slates of four) is no more in some buckets than in others.
+    top = torch.bincount(where[::4], minlength=1000).double()
+    assert float(((top - 50) ** 2 / 50).sum()) == pytest.approx(999, abs=4 * 45)
+
+
+@pytest.mark.parametrize("rows", [3000, 100_000])
+def test_replicates_have_the_right_spread(rows: int) -> None:
+    """Also where a bucket holds many rows."""
+    scores = SNIPS().score(made(rows, 3))
+    sums = ScoreSums.of(scores, seed=Seed(1))
+    assert float(sums.draws(2000).std()) == pytest.approx(stderr(scores), rel=0.07)
+    assert sums.stderr(clustered=True) == pytest.approx(stderr(scores), rel=0.05)
+
+
+def test_a_bucket_a_row_is_the_row_by_row_bootstrap() -> None:
+    """With more buckets than anybody shares, replicates are those of the rows, computed in the plain way."""
+    scores = SNIPS().score(made(40, 8))
+    ids = torch.arange(1000)
+    where = dealt(ids, 1 << 14, Seed(3))
+    alone = ids[torch.bincount(where, minlength=1 << 14)[where] == 1][:40]
+    sums = ScoreSums.of(scores, rows=alone, seed=Seed(3))
+    counts = multipliers(1 << 14, 100, Seed(3)).double()[where[alone]]
+    (s,) = scores
+    plain = (counts.T @ s.numerator) / (counts.T @ s.denominator)
+    assert torch.allclose(sums.draws(100), plain, rtol=1e-12)
+
+
+def test_a_constant_reward_has_no_spread() -> None:
+    weight = made(500, 9).weight
+    assert float(ScoreSums.of(SNIPS().score(Rounds(torch.ones_like(weight), weight))).draws(50).std()) == 0
 
 
 def test_user_ids_as_row_ids_resample_users() -> None:
@@ -96,13 +121,14 @@ def test_user_ids_as_row_ids_resample_users() -> None:
     users = torch.arange(600) % 150
     scores = IPS().score(Rounds(rounds.reward[users], rounds.weight[users]))  # four copies of 150 rows
     first, second = torch.arange(300), torch.arange(300, 600)
-    sums = [
-        ScoreSums.of(part(scores, rows), rows=users[rows], replicates=2000, seed=Seed(2))
-        for rows in (first, second)
-    ]
-    spread = float((sums[0] + sums[1]).draws().std())
-    assert spread == pytest.approx(stderr(clustered(scores, users)), rel=0.08)
-    assert spread > 1.7 * stderr(scores)
+    sums = [ScoreSums.of(part(scores, rows), rows=users[rows], seed=Seed(2)) for rows in (first, second)]
+    both, wanted = sums[0] + sums[1], stderr(clustered(scores, users))
+    assert float(both.draws(2000).std()) == pytest.approx(wanted, rel=0.08)
+    assert both.stderr(clustered=True) == pytest.approx(wanted, rel=0.02)  # some users share a bucket
+    assert both.stderr(clustered=True) > 1.7 * stderr(scores)
+    exact = interval(scores, "cluster", group=users)
+    found = both.interval("cluster")
+    assert (found.low, found.high) == pytest.approx((exact.low, exact.high), rel=0.02)
 
 
 def test_refusals() -> None:
@@ -113,7 +139,7 @@ def test_refusals() -> None:
     with pytest.raises(BadInput, match="same seed"):
         sums.merge(ScoreSums.of(scores, seed=Seed(1)))
     with pytest.raises(BadInput, match="carry none"):
-        sums.interval("poisson")
+        ScoreSums.of(scores, buckets=0).interval("poisson")
     with pytest.raises(BadInput, match="not bca"):
         sums.interval("bca")
     with pytest.raises(BadInput, match="10 rows of scores have 3 row ids"):

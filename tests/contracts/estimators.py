@@ -18,6 +18,9 @@ from tests.worlds import bandit_world, population_value, take
 EXACT = 1e-10
 
 
+Bandit = Estimator[Rounds]
+
+
 def drawn(n: int, seed: int) -> Rounds:
     """Draw a log from the bandit world, with a reward model that is wrong."""
     world = bandit_world()
@@ -26,7 +29,7 @@ def drawn(n: int, seed: int) -> Rounds:
     return take(rounds, torch.multinomial(probability, n, replacement=True, generator=generator))
 
 
-def check_exact_on_the_listed_population(estimator: Estimator) -> None:
+def check_exact_on_the_listed_population(estimator: Bandit) -> None:
     """In expectation it is the truth: for any reward model if `unbiased`, else where nothing is clipped."""
     world = bandit_world()
     if estimator.unbiased:
@@ -37,7 +40,7 @@ def check_exact_on_the_listed_population(estimator: Estimator) -> None:
     assert abs(population_value(estimator.score(rounds), probability) - world.value()) < EXACT
 
 
-def check_on_policy(estimator: Estimator) -> None:
+def check_on_policy(estimator: Bandit) -> None:
     """The logger's own value is the mean reward, or the mean of the model for a method that believes it."""
     world = bandit_world()
     rounds, probability = world.rounds(target=world.logger)
@@ -50,7 +53,7 @@ def check_on_policy(estimator: Estimator) -> None:
     assert abs(value(estimator.score(rounds)) - float(wanted)) < EXACT
 
 
-def check_rows_do_not_see_each_other(estimator: Estimator) -> None:
+def check_rows_do_not_see_each_other(estimator: Bandit) -> None:
     """A row's score is the same whichever rows are beside it; this is why scores stream."""
     rounds = drawn(50, seed=2)
     some = torch.tensor([3, 41, 7])
@@ -60,7 +63,7 @@ def check_rows_do_not_see_each_other(estimator: Estimator) -> None:
         assert whole.numerator.dtype == whole.denominator.dtype == torch.float64
 
 
-def check_order_does_not_matter(estimator: Estimator) -> None:
+def check_order_does_not_matter(estimator: Bandit) -> None:
     """The same rounds in another order give the same value and standard error."""
     rounds = drawn(200, seed=3)
     one = estimator.score(rounds)
@@ -69,7 +72,7 @@ def check_order_does_not_matter(estimator: Estimator) -> None:
     assert abs(stderr(one) - stderr(two)) < EXACT
 
 
-def check_scales_with_the_reward(estimator: Estimator) -> None:
+def check_scales_with_the_reward(estimator: Bandit) -> None:
     """Rewards in pence give a value, a standard error and an interval in pence."""
     rounds = drawn(200, seed=4)
     q_logged, q_target = rounds.model()
@@ -80,7 +83,7 @@ def check_scales_with_the_reward(estimator: Estimator) -> None:
     assert abs(100 * interval(one, "bca").high - interval(two, "bca").high) < 1e-8
 
 
-def check_the_influence_is_the_derivative(estimator: Estimator) -> None:
+def check_the_influence_is_the_derivative(estimator: Bandit) -> None:
     """N times the derivative of the value by a row's share is the row's influence."""
     scores = estimator.score(drawn(40, seed=5))
     share = torch.full((40,), 1 / 40, dtype=torch.float64, requires_grad=True)
@@ -92,34 +95,34 @@ def check_the_influence_is_the_derivative(estimator: Estimator) -> None:
     assert torch.allclose(slope - slope.mean(), influence(scores), atol=EXACT)
 
 
-def check_sums_merge(estimator: Estimator) -> None:
+def check_sums_merge(estimator: Bandit) -> None:
     """Sums of three parts, merged, are the sums of the whole: value, standard error and replicates."""
     scores = estimator.score(drawn(300, seed=6))
-    whole = ScoreSums.of(scores, replicates=50, seed=Seed(3))
+    whole = ScoreSums.of(scores, seed=Seed(3))
     parts = []
     for a, b in ((0, 17), (17, 200), (200, 300)):
         some = tuple(type(s)(s.numerator[a:b], s.denominator[a:b]) for s in scores)
-        parts.append(ScoreSums.of(some, rows=a, replicates=50, seed=Seed(3)))
+        parts.append(ScoreSums.of(some, rows=a, seed=Seed(3)))
     merged = functools.reduce(operator.add, reversed(parts))
     assert merged.count == 300
     assert abs(merged.value() - value(scores)) < EXACT
     assert abs(merged.stderr() - stderr(scores)) < EXACT
     assert abs(whole.stderr() - stderr(scores)) < EXACT
-    assert torch.allclose(merged.draws(), whole.draws(), atol=EXACT)
+    assert torch.allclose(merged.draws(50), whole.draws(50), atol=EXACT)
 
 
-def check_needs_what_it_says(estimator: Estimator) -> None:
+def check_needs_what_it_says(estimator: Bandit) -> None:
     """It asks for a reward model only if `needs_model`, and then in one sentence."""
     rounds = drawn(20, seed=7)
     bare = Rounds(rounds.reward, rounds.weight)
-    if estimator.needs_model:
+    if estimator.needs:
         with pytest.raises(BadInput, match="needs a reward model"):
             estimator.score(bare)
     else:
         assert abs(value(estimator.score(bare)) - value(estimator.score(rounds))) < EXACT
 
 
-def check_covers(estimator: Estimator) -> None:
+def check_covers(estimator: Bandit) -> None:
     """The 95 % interval holds the truth in 92 to 98 of 100 logs (400 logs: three binomial deviations)."""
     world = bandit_world()
     rounds, probability = world.rounds(q=world.reward if not estimator.unbiased else 1 - world.reward**2)

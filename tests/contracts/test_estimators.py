@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from causal.contract import Estimator
+from causal.contract import Estimator, Rounds
 from simlab.parts import all_parts
 from tests.contracts.estimators import CHECKS
 
@@ -13,7 +13,7 @@ FOUND = all_parts("estimator")
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
 @pytest.mark.parametrize("make", FOUND.values(), ids=FOUND.keys())
-def test_contract(make: type[Estimator], check: Callable[[Estimator], None]) -> None:
+def test_contract(make: type[Estimator[Rounds]], check: Callable[[Estimator[Rounds]], None]) -> None:
     estimator = make()
     assert isinstance(estimator, Estimator)
     check(estimator)

@@ -1,0 +1,1 @@
+"""Estimators for logged trajectories: one file each."""

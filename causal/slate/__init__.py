@@ -1,0 +1,1 @@
+"""Estimators for logged slates: one file each."""
