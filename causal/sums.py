@@ -15,8 +15,8 @@ from simlab.errors import BadInput
 from simlab.seeds import Seed
 
 BUCKETS = 1 << 14
-"""Buckets of rows that the bootstrap resamples. The spread of G bucket sums tells a standard error to one part
-in √(2G), that is .6 %; a thousand replicates tell it to 2.2 %."""
+"""Buckets of rows that the bootstrap resamples. The spread of G bucket sums tells a standard error to one
+part in √(2G), that is .6 %; a thousand replicates tell it to 2.2 %."""
 
 
 @dataclass(frozen=True)
