@@ -14,9 +14,9 @@ from causal.contract import Interval, Scores
 from simlab.errors import BadInput
 from simlab.seeds import Seed
 
-BUCKETS = 1 << 14
+BUCKETS = 1 << 13
 """Buckets of rows that the bootstrap resamples. The spread of G bucket sums tells a standard error to one
-part in √(2G), that is .6 %; a thousand replicates tell it to 2.2 %."""
+part in √(2G), that is .8 %; a thousand replicates tell it to 2.2 %."""
 
 
 @dataclass(frozen=True)
@@ -222,7 +222,7 @@ def dealt(ids: Int[Tensor, " round"], buckets: int, seed: Seed) -> Int[Tensor, "
 def multipliers(buckets: int, replicates: int, seed: Seed) -> UInt8[Tensor, "bucket replicate"]:
     """Draw Poisson(1) counts keyed by bucket: invert the distribution function at a keyed uniform.
 
-    All estimators of one evaluation share them, so they are kept: 16 MB for a thousand replicates. The
+    All estimators of one evaluation share them, so they are kept: 8 MB for a thousand replicates. The
     uniforms are cut to 16 bits, so counts above 8 (chance 1e-6) are hardly drawn.
     """
     out = torch.empty(buckets, replicates, dtype=torch.uint8)
