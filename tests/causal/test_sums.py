@@ -103,7 +103,7 @@ def test_a_bucket_a_row_is_the_row_by_row_bootstrap() -> None:
     ids = torch.arange(1000)
     where = dealt(ids, 1 << 14, Seed(3))
     alone = ids[torch.bincount(where, minlength=1 << 14)[where] == 1][:40]
-    sums = ScoreSums.of(scores, rows=alone, seed=Seed(3))
+    sums = ScoreSums.of(scores, rows=alone, buckets=1 << 14, seed=Seed(3))
     counts = multipliers(1 << 14, 100, Seed(3)).double()[where[alone]]
     (s,) = scores
     plain = (counts.T @ s.numerator) / (counts.T @ s.denominator)
