@@ -145,6 +145,8 @@ class Slates(Scored):
         q_target: Σ_a π(a | x, a_{<k}) Q̂_k(x, a_{<k}, a).
         group: cluster of each slate (a user).
         per_slot: whether `reward` says what each slot earned.
+        marginal_error: standard error of `marginal` where a distribution's slot marginals are themselves
+            estimated; None where all are exact.
     """
 
     reward: Float[Tensor, "round slot"]
@@ -158,6 +160,7 @@ class Slates(Scored):
     q_target: Float[Tensor, "round slot"] | None = None
     group: Int[Tensor, " round"] | None = None
     per_slot: bool = True
+    marginal_error: Float[Tensor, "round slot"] | None = None
 
     words: ClassVar[Mapping[str, str]] = {
         "joint": "the probability of whole slates",
@@ -189,6 +192,9 @@ class Slates(Scored):
 class Trajectories(Scored):
     """What an estimator may use of each logged trajectory, float64, padded at the end.
 
+    A trajectory that has ended stays in one more state, "finished", whose only action earns nothing. That is
+    what padding means, so every sum over steps and every mean over rows may run over padding too.
+
     Attributes:
         reward: r_t; 0 where padded.
         ratio: ρ_t = π(a_t|s_t) / π_0(a_t|s_t); 1 where padded.
@@ -196,9 +202,12 @@ class Trajectories(Scored):
         discount: γ.
         q_logged: Q̂_t(s_t, a_t); 0 where padded.
         v_target: V̂_t(s_t) = Σ_a π(a|s_t) Q̂_t(s_t, a); 0 where padded.
-        state: d_π(s_t) / d_0(s_t), the marginal ratio of states at step t (or of the discounted occupancy).
-        state_action: d_π(s_t, a_t) / d_0(s_t, a_t).
+        state: d_π(s_t) / d_0(s_t), the marginal ratio of states at step t (or of the discounted occupancy);
+            where padded, the ratio of having finished before step t.
+        state_action: d_π(s_t, a_t) / d_0(s_t, a_t); where padded, as in `state`.
         group: cluster of each trajectory (a user).
+        cut: whether it was still running after its last step, by a horizon or a time limit: what it would
+            have earned later is no part of the value.
     """
 
     reward: Float[Tensor, "round step"]
@@ -210,6 +219,7 @@ class Trajectories(Scored):
     state: Float[Tensor, "round step"] | None = None
     state_action: Float[Tensor, "round step"] | None = None
     group: Int[Tensor, " round"] | None = None
+    cut: Bool[Tensor, " round"] | None = None
 
     words: ClassVar[Mapping[str, str]] = {
         "q_logged": "a Q-model (fitted-Q evaluation)",
@@ -233,10 +243,33 @@ class Trajectories(Scored):
         return self.ratio.prod(1)
 
     @property
+    def by_state(self) -> Float[Tensor, "round step"]:
+        """Return d_π(s_t) / d_0(s_t) · ρ_t, the marginal ratio of states and actions made from that of states.
+
+        Raises:
+            BadInput: if the ratio of states was not given.
+        """
+        return self.need("state") * self.ratio
+
+    @property
     def gammas(self) -> Float[Tensor, " step"]:
         """Return γ^t."""
         step = torch.arange(self.reward.shape[1], dtype=torch.float64, device=self.reward.device)
         return torch.as_tensor(self.discount, dtype=torch.float64, device=step.device) ** step
+
+    def returns(self) -> Float[Tensor, " round"]:
+        """Return Σ_t γ^t r_t."""
+        return self.reward @ self.gammas
+
+    def doubly_robust(self, weight: Float[Tensor, "round step"]) -> Float[Tensor, " round"]:
+        """Return Σ_t γ^t [μ_t (r_t - Q̂_t) + μ_{t-1} V̂_t], with μ_{-1} = 1: the model, corrected by weights μ.
+
+        Raises:
+            BadInput: if there is no Q-model.
+        """
+        before = torch.cat([torch.ones_like(weight[:, :1]), weight[:, :-1]], dim=1)
+        terms = weight * (self.reward - self.need("q_logged")) + before * self.need("v_target")
+        return terms @ self.gammas
 
 
 @dataclass(frozen=True)
