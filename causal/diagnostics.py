@@ -5,12 +5,15 @@ from typing import Literal
 
 import numpy as np
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from causal.calibration import Calibration, calibrate
 from causal.contract import Rounds
 from causal.evaluation import effective, largest_share
 from causal.rewards import positions
 from causal.tail import pareto_shape
+from simlab.errors import BadInput
 from simlab.log import Log
 from simlab.policy import Policy
 
@@ -61,7 +64,11 @@ class Diagnostics:
         clip: where `clipped_share` cuts.
         clipped_share: share of the total weight that lies above the clip and clipped IPS would lose.
         tail_index: Pareto shape k of the largest weights, or NaN where ties or few rows forbid a fit.
-        unseen_mass: share of what the target shows that the log never shows at all, or None without a policy.
+        unseen_mass: share of what the target shows that the log never shows at all; None without a policy.
+        bias_bound: how far the value can be off for that share alone, the share times the range of the
+            reward; None where the share is.
+        deterministic: whether the logger chose every row for sure, so that nothing was tried; None without a
+            log.
         calibration: whether items are as frequent as their propensities say, or None without a log.
     """
 
@@ -77,6 +84,8 @@ class Diagnostics:
     tail_index: float
     unseen_mass: float | None
     calibration: Calibration | None
+    bias_bound: float | None = None
+    deterministic: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -100,6 +109,7 @@ def diagnose(
     clip: float = 10.0,
     past: int = 0,
     page_slots: int | None = None,
+    reward_range: tuple[float, float] | None = None,
 ) -> Diagnostics:
     """Measure weights, overlap and propensities.
 
@@ -110,6 +120,10 @@ def diagnose(
         clip: where to cut weights for `clipped_share`.
         past: how many items of history the target wants.
         page_slots: places of a page, as in `causal.rounds.rounds`.
+        reward_range: the lowest and the highest reward that there can be; by default what the rounds show.
+
+    Raises:
+        BadInput: for a reward outside its declared range.
     """
     w = rounds.weight
     total = float(w.sum())
@@ -117,6 +131,9 @@ def diagnose(
     off = float(w.mean()) - 1
     sure = abs(off) < 1e-6  # propensities may have been float32
     levels = np.quantile(w.cpu().numpy(), QUANTILES)
+    unseen = None if log is None or target is None else unseen_mass(log, target, past, page_slots)
+    low, high = (float(x) for x in rounds.reward.aminmax()) if reward_range is None else reward_range
+    check_range(rounds.reward, low, high)
     return Diagnostics(
         n=len(w),
         ess=effective(w),
@@ -128,9 +145,28 @@ def diagnose(
         clip=clip,
         clipped_share=float((w - clip).clamp(min=0).sum()) / total if total > 0 else 0.0,
         tail_index=pareto_shape(w),
-        unseen_mass=None if log is None or target is None else unseen_mass(log, target, past, page_slots),
+        unseen_mass=unseen,
         calibration=None if log is None else calibrate(log),
+        bias_bound=None if unseen is None else unseen * (high - low),
+        deterministic=None if log is None else bool((log.propensity == 1).all()),
     )
+
+
+def check_range(reward: Float[Tensor, " round"], low: float, high: float) -> None:
+    """Refuse rewards outside the range that they are declared to have.
+
+    Raises:
+        BadInput: naming the row, its value and the range; or for a range whose ends are swapped.
+    """
+    if not low <= high:
+        raise BadInput(f"reward range is {low:g} … {high:g}, but the lowest reward comes first")
+    wrong = ~((reward >= low) & (reward <= high))
+    if bool(wrong.any()):
+        row = int(wrong.nonzero()[0])
+        value = float(reward[row])
+        raise BadInput(
+            f"column reward, row {row}: {value:g} is outside the declared range {low:g} … {high:g}"
+        )
 
 
 def unseen_mass(log: Log, target: Policy, past: int = 0, page_slots: int | None = None) -> float:
@@ -179,7 +215,14 @@ def verdict(d: Diagnostics) -> Verdict:
         note(
             d.unseen_mass > CAUTION_UNSEEN,
             d.unseen_mass > REFUSE_UNSEEN,
-            f"the log never shows items that make up {_percent(d.unseen_mass)} of what the target shows",
+            f"the log never shows items that make up {_percent(d.unseen_mass)} of what the target shows"
+            + (f", worth up to {d.bias_bound:.3g} of the value" if d.bias_bound else ""),
+        )
+    if d.deterministic:
+        note(
+            False,
+            abs(d.mean_weight - 1) > 1e-6,
+            "the logger chose every row for sure (all propensities are 1): nothing else was ever tried",
         )
     note(
         abs(d.mean_weight_z) > CAUTION_Z,

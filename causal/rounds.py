@@ -123,7 +123,12 @@ def tabular(
         target: the target's probability of every column (at the row's position, if there is one).
         q: the modelled reward of every column.
         group: cluster of each round.
+
+    Raises:
+        BadInput: for an item that is no column, a propensity that is no probability, and for a target whose
+            row does not sum to one, with the row and the sum.
     """
+    _check_table(item, propensity, target)
     chance = target.double().gather(1, item.unsqueeze(1)).squeeze(1)
     weight = _chance(chance, len(item)) / propensity.double()
     if q is None:
@@ -140,6 +145,27 @@ def model_terms(
     """Return (q_logged, q_target): the additive model of what was shown and of what the target shows."""
     q_logged = q.gather(2, columns.unsqueeze(2)).sum((1, 2))
     return q_logged, (marginals * q).sum((1, 2))
+
+
+def _check_table(
+    item: Int[Tensor, " round"], propensity: Float[Tensor, " round"], target: Float[Tensor, "round cand"]
+) -> None:
+    """Refuse tables that cannot be."""
+    wrong = (item < 0) | (item >= target.shape[1])
+    if bool(wrong.any()):
+        row = int(wrong.nonzero()[0])
+        raise BadInput(f"row {row}: item {int(item[row])} is none of the target's {target.shape[1]} columns")
+    wrong = ~((propensity > 0) & (propensity <= 1))
+    if bool(wrong.any()):
+        row = int(wrong.nonzero()[0])
+        raise BadInput(f"row {row}: propensity {float(propensity[row]):g} is not a probability in (0, 1]")
+    total = target.double().sum(1)
+    wrong = ~((total - 1).abs() <= 1e-5) | (target < 0).any(1)
+    if bool(wrong.any()):
+        row = int(wrong.nonzero()[0])
+        raise BadInput(
+            f"row {row}: the target's probabilities sum to {float(total[row]):.6g}, not 1, or are negative"
+        )
 
 
 def _logged_chance(

@@ -9,9 +9,12 @@ from scipy import stats
 from causal.calibration import calibrate
 from causal.contract import Rounds
 from causal.diagnostics import diagnose, unseen_mass, verdict, weight_table
-from causal.rounds import rounds
+from causal.rounds import rounds, tabular
 from causal.tail import pareto_shape
+from simlab.datasets.open_bandit import OpenBandit
+from simlab.errors import BadInput
 from simlab.log import Log
+from simlab.policies.random import Random
 from tests.worlds import Softmax, bandit_world, slate_world
 
 
@@ -242,3 +245,80 @@ def test_the_tail_index_says_nothing_of_ties_and_never_decides() -> None:
     cautious = verdict(replace(calm, ess=100.0))
     assert cautious.level == "caution"
     assert any("tail is heavy" in s for s in cautious.sentences)
+
+
+def test_unseen_mass_bounds_the_bias() -> None:
+    """The lost share times the range of the reward: what was never shown could be worth all or nothing."""
+    world = bandit_world()
+    every = world.listed()
+    kept = every.log.rows(every.log.slate[:, 0] != 2)
+    target = Softmax(world.target.log())
+    with_ = rounds(kept, target)
+    d = diagnose(with_, kept, target, reward_range=(-1.0, 3.0))
+    assert d.unseen_mass is not None
+    assert d.bias_bound == pytest.approx(4 * d.unseen_mass, rel=1e-12)
+    assert diagnose(with_, kept, target).bias_bound == pytest.approx(d.unseen_mass, rel=1e-12)
+    assert any("worth up to" in s for s in verdict(d).sentences)
+    # What is lost of the true value is within the bound.
+    lost = float((world.chance * world.target[:, 2] * world.reward[:, 2]).sum())
+    share = float((world.chance * world.target[:, 2]).sum())
+    assert lost <= share * 1.0
+
+
+def test_a_logger_that_tries_nothing_is_refused() -> None:
+    log = Log(
+        user=torch.arange(500),
+        slate=torch.zeros(500, 1, dtype=torch.long),
+        propensity=torch.ones(500, dtype=torch.float64),
+        reward=torch.rand(500, generator=torch.Generator().manual_seed(1), dtype=torch.float64),
+        n_items=3,
+    )
+    found = verdict(diagnose(rounds(log, torch.full((500,), 0.5, dtype=torch.float64)), log))
+    assert found.level == "refused"
+    assert any("all propensities are 1" in s for s in found.sentences)
+    itself = verdict(diagnose(rounds(log, torch.ones(500, dtype=torch.float64)), log))
+    assert itself.level == "ok"
+
+
+def test_rewards_outside_their_range_are_refused() -> None:
+    given = Rounds(torch.tensor([0.0, 1.0, 7.0]).double(), torch.ones(3).double())
+    with pytest.raises(BadInput, match=r"column reward, row 2: 7 is outside the declared range 0 … 1"):
+        diagnose(given, reward_range=(0.0, 1.0))
+    with pytest.raises(BadInput, match="the lowest reward comes first"):
+        diagnose(given, reward_range=(1.0, 0.0))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"item": torch.tensor([0, 3])}, "row 1: item 3 is none of the target's 3 columns"),
+        ({"propensity": torch.tensor([0.5, 1.5]).double()}, "row 1: propensity 1.5 is not a probability"),
+        (
+            {"target": torch.tensor([[0.2, 0.3, 0.5], [0.2, 0.3, 0.4]]).double()},
+            "row 1: .* sum to 0.9, not 1",
+        ),
+    ],
+)
+def test_tables_that_cannot_be(change: dict[str, torch.Tensor], words: str) -> None:
+    given = {
+        "item": torch.tensor([0, 1]),
+        "reward": torch.ones(2).double(),
+        "propensity": torch.full((2,), 0.5).double(),
+        "target": torch.tensor([[0.2, 0.3, 0.5], [0.2, 0.3, 0.5]]).double(),
+    } | change
+    with pytest.raises(BadInput, match=words):
+        tabular(given["item"], given["reward"], given["propensity"], given["target"])
+
+
+def test_the_stress_case_is_refused_with_its_reason() -> None:
+    """Open Bandit, women, logged by Thompson sampling: 2 of 10,000 rows hold a random target."""
+    data = OpenBandit("bts", "women")
+    log = data.load()
+    with_ = rounds(log, Random())
+    found = diagnose(with_, log, Random())
+    assert found.ess == pytest.approx(2.08, abs=0.005)
+    said = verdict(found)
+    assert said.level == "refused"
+    assert said.sentences[0].startswith("ESS 2.1 of 10,000, one row holds 69 % of the weight")
+    # Pareto's k alone would have let it pass.
+    assert pareto_shape(with_.weight) < 0.7 or torch.tensor(found.tail_index).isnan()
