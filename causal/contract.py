@@ -244,7 +244,7 @@ class Trajectories(Scored):
 
     @property
     def by_state(self) -> Float[Tensor, "round step"]:
-        """Return d_π(s_t) / d_0(s_t) · ρ_t, the marginal ratio of states and actions made from that of states.
+        """Return d_π(s_t) / d_0(s_t) · ρ_t: the ratio of states makes that of states and actions.
 
         Raises:
             BadInput: if the ratio of states was not given.
@@ -324,8 +324,15 @@ MODEL = ("q_logged", "q_target")
 
 
 def possible(estimator: Estimator[Any], data: Scored) -> bool:
-    """Tell whether the data have all that the estimator needs."""
-    return all(getattr(data, name) is not None for name in estimator.needs)
+    """Tell whether the data have all that the estimator needs.
+
+    An estimator that asks more of them than to be there (replay: a uniform logger) has a method
+    `suits(data) -> bool` too, and refuses in `score` what does not suit it.
+    """
+    if any(getattr(data, name) is None for name in estimator.needs):
+        return False
+    suits = getattr(estimator, "suits", None)
+    return suits is None or bool(suits(data))
 
 
 def value(scores: Scores) -> float:
