@@ -17,7 +17,7 @@ from causal.contract import (
     stderr,
     value,
 )
-from causal.intervals import clustered, interval
+from causal.intervals import clustered, interval, merged
 from simlab.parts import all_parts
 from simlab.seeds import Seed
 
@@ -155,7 +155,7 @@ def paired_difference(
     The scores are of the same rounds, so what both share cancels: the influence of a difference is the
     difference of influences, and resamples take the same rounds for both.
     """
-    both = a + tuple(Score(-s.numerator, s.denominator) for s in b)
+    both = merged(a + tuple(Score(-s.numerator, s.denominator) for s in b))
     nan = float("nan")
     return _summary(name, both, kind, level, group, seed, replicates, nan, nan)
 

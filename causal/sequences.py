@@ -1,0 +1,272 @@
+"""Confidence sequences: intervals that hold after every row at once, so a log may be watched as it grows.
+
+A 95 % interval holds at one row that was fixed beforehand. Who looks after every day, and stops when the
+interval excludes zero, is wrong far more often than 5 %. The intervals here all hold together with the
+stated chance, so any look, and any rule of stopping, is allowed; the price is width.
+
+Rows must come in the order in which they were logged, one after the other independent. Where users have
+several rows, add their scores up first (`causal.intervals.clustered`) and let users be the rows.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from scipy import special
+from torch import Tensor
+
+from causal.contract import Interval, Scores, value
+from simlab.errors import BadInput
+
+PLANNED = 1000
+"""The number of rows at which asymptotic sequences are tightest, unless told. It must not be read off the
+log; a hundred times more or fewer rows cost a fifth of the width."""
+START = 50
+"""The first look at an asymptotic sequence, unless told: before it the central limit theorem is a wish."""
+_CAP = 0.5
+"""The largest bet; Waudby-Smith and Ramdas (2024) say 1/2 or 3/4."""
+
+
+@dataclass(frozen=True, eq=False)
+class Sequence:
+    """Intervals after every row.
+
+    Attributes:
+        low: lower ends, in the reward's unit; -inf where nothing can be said yet.
+        high: upper ends.
+        kind: how it was made.
+        level: the share of logs whose intervals should *all* hold the truth.
+    """
+
+    low: Float[Tensor, " round"]
+    high: Float[Tensor, " round"]
+    kind: str
+    level: float
+
+    def __len__(self) -> int:
+        """Return N."""
+        return len(self.low)
+
+    def after(self, rows: int) -> Interval:
+        """Return the interval after so many rows.
+
+        Raises:
+            BadInput: if there are not so many.
+        """
+        if not 1 <= rows <= len(self):
+            raise BadInput(f"the sequence has {len(self)} rows, so there is no interval after {rows}")
+        return Interval(float(self.low[rows - 1]), float(self.high[rows - 1]), self.kind, self.level)
+
+    def running(self) -> "Sequence":
+        """Return the intersection with all earlier intervals.
+
+        They all hold at once, so what they share holds too. Where nothing is left (low above high) the mean
+        moved, or the sequence missed. For an asymptotic sequence early rows are the weakest, so intersecting
+        with them is not advised.
+        """
+        return Sequence(self.low.cummax(0).values, self.high.cummin(0).values, self.kind, self.level)
+
+
+def asymptotic(
+    scores: Scores, level: float = 0.95, *, planned: int = PLANNED, start: int = START
+) -> Sequence:
+    """Return an asymptotic confidence sequence for the value of any scores.
+
+    After t rows, with V_t and the influence's deviation s_t of these rows alone,
+
+        V_t ± s_t √( 2 (t ρ² + 1) / (t² ρ²) · log( √(t ρ² + 1) / α ) ).
+
+    A ratio enters through its running influence, linearised anew at every row. Its estimating equation
+    (numerator - V · denominator, solved for V) would give the same up to 1/t, but does not exist for sums of
+    ratios. As every interval from the central limit theorem it holds in the limit of a late first look;
+    skewed scores need more than `START` rows.
+
+    Args:
+        scores: rows in the order of the log, float64.
+        level: the chance that all intervals hold.
+        planned: the number of rows at which the sequence is tightest (`mixture`); fixed before looking.
+        start: rows before the first look; until then the intervals are unbounded.
+
+    Source: Waudby-Smith, Arbour, Sinha, Kennedy and Ramdas (2024), "Time-uniform central limit theory and
+    asymptotic confidence sequences", Annals of Statistics 52(6): the Gaussian mixture boundary of section 2,
+    whose root is Robbins (1970), "Statistical methods related to the law of the iterated logarithm".
+
+    Raises:
+        BadInput: for scores that are not finite, a level outside (0, 1), or a planned size or start below 2.
+    """
+    check_level(level)
+    check_finite(scores)
+    if planned < 2:
+        raise BadInput(f"planned is {planned}, but a sequence is planned for at least 2 rows")
+    if start < 2:
+        raise BadInput(f"start is {start}, but a spread cannot be told before 2 rows")
+    middle, spread = _running(scores)
+    t = torch.arange(1, len(middle) + 1, dtype=torch.float64, device=middle.device)
+    half = spread * mixture(t, level, planned)
+    early = (t < start) | ~half.isfinite() | ~middle.isfinite()
+    inf = torch.full_like(half, math.inf)
+    return Sequence(
+        torch.where(early, -inf, middle - half), torch.where(early, inf, middle + half), "anytime", level
+    )
+
+
+def mixture(t: Float[Tensor, " round"], level: float, planned: int) -> Float[Tensor, " round"]:
+    """Return how many deviations of a row the mean of t rows may be off, at all t at once.
+
+    The boundary at t is least where y = t ρ² + 1 solves y e^-y = α² / e: then it is √(y / t), 3.0 / √t at
+    95 %, where an interval for one look has 1.96 / √t.
+
+    Args:
+        t: numbers of rows.
+        level: the chance that all hold.
+        planned: the t at which the boundary is least.
+    """
+    alpha = 1 - level
+    least = -float(special.lambertw(-(alpha**2) / math.e, -1).real)
+    x = t * (least - 1) / planned
+    return ((x + 1) / x * (torch.log1p(x) - 2 * math.log(alpha)) / t).sqrt()
+
+
+def bounded(x: Float[Tensor, " round"], bound: float, level: float = 0.95) -> Sequence:
+    """Return a confidence sequence for the mean of rows that are known to lie in [0, bound].
+
+    A guarantee at every number of rows, without any limit: the predictable plug-in empirical Bernstein
+    sequence. Bets λ_t are made from earlier rows only.
+
+    Args:
+        x: rows in the order of the log, such as clicks, or w r where weights and rewards have a bound.
+        bound: the largest value that a row can have; a fact about the logger and the target, not the largest
+            that was seen.
+        level: the chance that all intervals hold.
+
+    Source: Waudby-Smith and Ramdas (2024), "Estimating means of bounded random variables by betting", JRSS-B
+    86(1), theorem 2 (with a bet for each side).
+
+    Raises:
+        BadInput: naming the row, if one is outside [0, bound].
+    """
+    if not (bound > 0 and math.isfinite(bound)):
+        raise BadInput(f"bound is {bound}, but the largest value of a row is a finite number above 0")
+    _check_range(x, bound, "x")
+    side = (1 + level) / 2
+    low = _lower(x / bound, side)
+    high = 1 - _lower(1 - x / bound, side)
+    return Sequence(bound * low.clamp(min=0), bound * high.clamp(max=1), "empirical-bernstein", level)
+
+
+def off_policy(
+    reward: Float[Tensor, " round"],
+    weight: Float[Tensor, " round"],
+    bound: float = 1.0,
+    level: float = 0.95,
+) -> Sequence:
+    """Return a confidence sequence for a target's value from weights of any size.
+
+    Two one-sided sequences: E[w r] from below, and E[w (bound - r)] = bound - V from below, which is V from
+    above. Each needs only that its rows are at least 0 and that their mean is at most `bound`; the weights
+    may have any tail, and no largest weight need be known. Besides, E[w] = 1 must hold: right propensities,
+    and a logger that could show all that the target shows.
+
+    Args:
+        reward: in [0, bound].
+        weight: w, at least 0.
+        bound: the largest reward.
+        level: the chance that all intervals hold.
+
+    Source: Waudby-Smith, Wu, Ramdas, Karampatziakis and Mineiro (2024), "Anytime-valid off-policy inference
+    for contextual bandits", the predictable plug-in sequences; Fan, Grama and Liu (2015), "Exponential
+    inequalities for martingales with applications", for the supermartingale.
+
+    Raises:
+        BadInput: naming the row, for a reward outside [0, bound] or a weight that is not at least 0.
+    """
+    if not (bound > 0 and math.isfinite(bound)):
+        raise BadInput(f"bound is {bound}, but the largest reward is a finite number above 0")
+    _check_range(reward, bound, "reward")
+    _check_range(weight, math.inf, "weight")
+    side = (1 + level) / 2
+    share = reward / bound
+    low = _lower(weight * share, side)
+    high = 1 - _lower(weight * (1 - share), side)
+    return Sequence(bound * low.clamp(min=0), bound * high.clamp(max=1), "empirical-bernstein", level)
+
+
+def _lower(x: Float[Tensor, " round"], level: float) -> Float[Tensor, " round"]:
+    """Return lower bounds, all valid at once, for the mean of rows of at least 0 whose mean is at most 1.
+
+    With m_t, a guess of the mean in [0, 1] from the rows before t, x_t - m_t ≥ -1, and
+
+        exp( Σ λ_t (x_t - μ) - Σ (x_t - m_t)² (-log(1 - λ_t) - λ_t) )
+
+    is a supermartingale that starts at 1, for any λ_t in [0, 1) from the rows before t: by Fan's inequality
+    exp(λ y + (log(1 - λ) + λ) y²) ≤ 1 + λ y for y ≥ -1, at y = x_t - m_t. So it exceeds 1/α with a chance of
+    at most α (Ville), ever.
+    """
+    check_level(level)
+    t = torch.arange(1, len(x) + 1, dtype=torch.float64, device=x.device)
+    guess = ((0.5 + x.cumsum(0)) / (t + 1)).clamp(max=1)
+    variance = (0.25 + (x - guess).square().cumsum(0)) / (t + 1)
+    # What row t may use ends at row t - 1.
+    guess = torch.cat([guess.new_full((1,), 0.5), guess])[:-1]
+    variance = torch.cat([variance.new_full((1,), 0.25), variance])[:-1]
+    odds = -math.log(1 - level)
+    bet = (2 * odds / (variance * t * torch.log1p(t))).sqrt().clamp(max=_CAP)
+    paid = ((x - guess).square() * (-torch.log1p(-bet) - bet)).cumsum(0)
+    return ((bet * x).cumsum(0) - odds - paid) / bet.cumsum(0)
+
+
+def _running(scores: Scores) -> tuple[Float[Tensor, " round"], Float[Tensor, " round"]]:
+    """Return V_t and the deviation of the influence after every row; NaN where a denominator is 0.
+
+    Sums are of numerator - V_N · denominator, so that a constant reward has no spread at all; the shift
+    cancels from both results, and no row is told of a later one.
+    """
+    n = len(scores[0].numerator)
+    t = torch.arange(1, n + 1, dtype=torch.float64, device=scores[0].numerator.device)
+    shift = [value((s,)) for s in scores]
+    above = [s.numerator - v * s.denominator for s, v in zip(scores, shift, strict=True)]
+    below = [s.denominator for s in scores]
+    means = [x.cumsum(0) / t for x in below]
+    ratio = [a.cumsum(0) / t / b for a, b in zip(above, means, strict=True)]
+    # The influence after t rows is Σ_k (a_k - ratio_k b_k) / mean b_k: its second moment, column by column.
+    rows = [x for pair in zip(above, below, strict=True) for x in pair]
+    slopes = [x for r, b in zip(ratio, means, strict=True) for x in (1 / b, -r / b)]
+    square = torch.zeros_like(t)
+    for i in range(len(rows)):
+        for j in range(i, len(rows)):
+            product = (rows[i] * rows[j]).cumsum(0)
+            square += (1 if i == j else 2) * slopes[i] * slopes[j] * product
+    deviation = (square.clamp(min=0) / (t - 1)).sqrt()
+    return sum(ratio, start=torch.zeros_like(t)) + sum(shift), deviation
+
+
+def check_level(level: float) -> None:
+    """Refuse a level that is no coverage.
+
+    Raises:
+        BadInput: naming the value.
+    """
+    if not 0 < level < 1:
+        raise BadInput(f"level is {level}, but a coverage is between 0 and 1")
+
+
+def check_finite(scores: Scores) -> None:
+    """Refuse scores that are not finite.
+
+    Raises:
+        BadInput: naming the first such row and its value.
+    """
+    for score in scores:
+        for name, x in (("numerator", score.numerator), ("denominator", score.denominator)):
+            wrong = ~x.isfinite()
+            if bool(wrong.any()):
+                row = int(wrong.nonzero()[0])
+                raise BadInput(f"row {row}: the {name} of a score is {float(x[row])}, not a finite number")
+
+
+def _check_range(x: Float[Tensor, " round"], bound: float, name: str) -> None:
+    wrong = ~((x >= 0) & (x <= bound) & x.isfinite())
+    if bool(wrong.any()):
+        row = int(wrong.nonzero()[0])
+        raise BadInput(f"row {row}: {name} is {float(x[row])}, which is not in [0, {bound:g}]")
