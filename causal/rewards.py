@@ -5,9 +5,10 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from causal.folds import Folds, assign
 from simlab.adapters.reward import Reward, answers, positions
 from simlab.context import Context
 from simlab.errors import BadInput
@@ -15,7 +16,16 @@ from simlab.log import Log
 from simlab.rankers.contract import Ranker, Sizes
 from simlab.seeds import Seed
 
-__all__ = ["CrossFit", "Fitted", "RankerReward", "RewardModel", "answers", "assign", "cross_fit", "positions"]
+__all__ = [
+    "CrossFit",
+    "Fitted",
+    "RankerReward",
+    "RewardModel",
+    "answers",
+    "assign",
+    "cross_fit",
+    "positions",
+]
 
 
 @runtime_checkable
@@ -90,17 +100,26 @@ class CrossFit:
     """Reward models that each score only the rows that they have not seen.
 
     Attributes:
-        models: one for each fold, fitted on the other folds.
-        fold: the fold of each round.
+        models: one for each fold, fitted on the other folds, or on what came before it.
+        fold: the fold of each round; -1 where no model scores it (the burn-in of time order).
+        past: H, how many items of history the models want in their context.
+        unseen: which scored rounds show an item that their model never met.
     """
 
     models: tuple[Fitted, ...]
     fold: Int[Tensor, " round"]
+    past: int = 0
+    unseen: Bool[Tensor, " round"] | None = None
+
+    @property
+    def scored(self) -> Bool[Tensor, " round"]:
+        """The rounds that a model scores."""
+        return self.fold >= 0
 
     def predict(
         self, rows: slice, context: Context, position: Int[Tensor, "user slot"]
     ) -> Float[Tensor, "user slot cand"]:
-        """Return out-of-fold predictions.
+        """Return out-of-fold predictions; NaN for rounds of the burn-in.
 
         Args:
             rows: which rounds of the log these are.
@@ -109,7 +128,7 @@ class CrossFit:
         """
         fold = self.fold[rows]
         shape = (*position.shape, context.candidates.shape[1])
-        out = torch.empty(shape, dtype=torch.float64, device=position.device)
+        out = torch.full(shape, float("nan"), dtype=torch.float64, device=position.device)
         for number, model in enumerate(self.models):
             here = (fold == number).nonzero().squeeze(1)
             if len(here):
@@ -126,45 +145,43 @@ def cross_fit(
     *,
     slots: int | None = None,
     weight: Float[Tensor, " round"] | None = None,
+    order: str = "random",
+    time: Int[Tensor, " round"] | Float[Tensor, " round"] | None = None,
+    fold: Int[Tensor, " round"] | None = None,
 ) -> CrossFit:
-    """Fit a model once for each fold, on the other folds.
+    """Fit a model once for each fold, on the other folds or on what came before it.
+
+    In time order (`causal.folds.Folds`) a round is scored by a model of earlier rounds alone, so nothing of
+    the future reaches the estimate. The price is a burn-in of 1 / (folds + 1) of the rounds, which no model
+    scores: `causal.rounds.rounds` leaves them out. What an item that a fold's rounds never show is worth is
+    up to the model: a scikit-learn design knows the context and features, a ranker its untrained item.
 
     Source: Chernozhukov et al. (2018), "Double/debiased machine learning", definition 3.1 (DML1's folds).
 
     Args:
         log: the rounds.
         model: the recipe.
-        folds: how many; at least 2.
+        folds: how many; at least 2, or 1 in time order.
         seed: of the folds and of the fits.
-        group: keep all rounds of a user in one fold.
+        group: keep all rounds of a user in one fold; not in time order.
         slots: positions of a page; by default as many as the log shows.
         weight: of each round in the fits.
+        order: "random" or "time".
+        time: with order time, when each round was; by default the log's `step`.
+        fold: the caller's own folds, as in `Folds.deal`.
 
     Raises:
-        BadInput: if there are more folds than users (or rounds).
+        BadInput: if there are more folds than users (or rounds, or times), if nobody knows the time, if given
+            folds leak, or if all rounds that a fold learns from have weight 0.
     """
-    fold = assign(log, folds, seed.split("folds"), group)
+    dealt = Folds.deal(log, folds, seed.split("folds"), group, order=order, time=time, fold=fold)
     where = positions(log)
     pages = int(where.max()) + 1 if slots is None else slots
     models = []
-    for number in range(folds):
-        train = (fold != number).nonzero().squeeze(1)
+    for number in range(dealt.count):
+        train = dealt.train(number)
         part = None if weight is None else weight[train]
+        if part is not None and not float(part.sum()) > 0:
+            raise BadInput(f"fold {number}: all {len(train)} rounds to learn from have weight 0")
         models.append(model.fit(log.rows(train), pages, seed.split(f"fold {number}"), part))
-    return CrossFit(tuple(models), fold)
-
-
-def assign(log: Log, folds: int, seed: Seed, group: bool) -> Int[Tensor, " round"]:
-    """Deal users (or rounds) to folds at random, the busiest users first, so that folds are of like size."""
-    if folds < 2:
-        raise BadInput(f"folds is {folds}, but a model that scores rows it has not seen needs at least 2")
-    key = log.user if group else torch.arange(len(log), device=log.user.device)
-    names, where, count = torch.unique(key, return_inverse=True, return_counts=True)
-    if len(names) < folds:
-        what = "users" if group else "rounds"
-        raise BadInput(f"the log has {len(names)} {what}, too few for {folds} folds")
-    mixed = torch.randperm(len(names), generator=seed.torch()).to(count.device)
-    order = mixed[count[mixed].argsort(descending=True, stable=True)]
-    fold = torch.empty_like(order)
-    fold[order] = torch.arange(len(names), device=order.device) % folds
-    return fold[where]
+    return CrossFit(tuple(models), dealt.fold, model.past, dealt.unseen(log))

@@ -20,7 +20,7 @@ _CELLS = 1 << 21
 def rounds(
     log: Log,
     target: Policy | Float[Tensor, " round"],
-    reward_model: RewardModel | None = None,
+    reward_model: RewardModel | CrossFit | None = None,
     *,
     folds: int = 3,
     group_by_user: bool = True,
@@ -45,7 +45,9 @@ def rounds(
     Args:
         log: the logged rounds.
         target: a policy, or the probability that the target gives to what each row logs.
-        reward_model: fitted out of fold; without one, only estimators that need none apply.
+        reward_model: fitted out of fold here, or a `CrossFit` of this log that is fitted already (in time
+            order, or with weights), whose burn-in is left out; without one, only estimators that need none
+            apply.
         folds: of cross-fitting.
         group_by_user: take users, not rounds, as the independent units, where a user has several rounds:
             folds keep users whole and intervals are clustered.
@@ -80,7 +82,11 @@ def rounds(
         return Rounds(reward, _chance(target.double(), len(log)) / propensity, group=group)
 
     fitted = None
-    if reward_model is not None:
+    if isinstance(reward_model, CrossFit):
+        fitted = reward_model
+        if len(fitted.fold) != len(log):
+            raise BadInput(f"the fitted models are of {len(fitted.fold)} rounds, but the log has {len(log)}")
+    elif reward_model is not None:
         fitted = cross_fit(log, reward_model, folds, seed, again, slots=pages)
     context = log.context(past)
     memory = context if reward_model is None or reward_model.past == past else log.context(reward_model.past)
@@ -103,7 +109,8 @@ def rounds(
     weight = _chance(torch.cat(chances), len(log)) / propensity
     if fitted is None:
         return Rounds(reward, weight, group=group)
-    return Rounds(reward, weight, torch.cat(logged), torch.cat(aimed), group)
+    found = Rounds(reward, weight, torch.cat(logged), torch.cat(aimed), group)
+    return found if bool(fitted.scored.all()) else found.rows(fitted.scored)
 
 
 def tabular(

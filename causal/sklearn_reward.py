@@ -46,7 +46,7 @@ class SklearnReward:
         """Fit a clone on one row for each shown item."""
         from sklearn.base import clone, is_classifier
 
-        layout = _Layout(log.n_items, slots, self.catalog)
+        layout = Layout(log.n_items, slots, self.catalog)
         seen = answers(log)
         y = seen.reshape(-1).cpu().numpy()
         classes = is_classifier(self.estimator)
@@ -57,7 +57,7 @@ class SklearnReward:
             return _Constant(float(y[0]))
         row = np.repeat(np.arange(len(log)), log.slots)
         x = layout.design(
-            _features(log.features, len(log))[row],
+            numbers(log.features, len(log))[row],
             log.slate.reshape(-1).cpu().numpy(),
             positions(log).reshape(-1).cpu().numpy(),
         )
@@ -72,7 +72,7 @@ class SklearnReward:
 
 
 @dataclass(frozen=True, eq=False)
-class _Layout:
+class Layout:
     """Where things are in a row of the design matrix."""
 
     n_items: int
@@ -103,7 +103,7 @@ class _Layout:
 @dataclass(frozen=True, eq=False)
 class _FittedSklearn:
     model: Any
-    layout: _Layout
+    layout: Layout
     classes: bool
 
     def predict(
@@ -112,7 +112,7 @@ class _FittedSklearn:
         """Predict every candidate at every given position, a block of rows at a time."""
         users, slots = position.shape
         cands = context.candidates.shape[1]
-        features = _features(context.features, users)
+        features = numbers(context.features, users)
         items, places = context.candidates.cpu().numpy(), position.cpu().numpy()
         out = np.empty((users, slots, cands))
         block = max(1, _CELLS // (slots * cands * max(1, self.layout.width(features.shape[1]))))
@@ -143,5 +143,6 @@ class _Constant:
         return torch.full(shape, self.value, dtype=torch.float64, device=position.device)
 
 
-def _features(features: Tensor | None, rows: int) -> NDArray[np.float64]:
+def numbers(features: Tensor | None, rows: int) -> NDArray[np.float64]:
+    """Return context features as an array, of no column where there are none."""
     return np.zeros((rows, 0)) if features is None else features.double().cpu().numpy()
