@@ -10,6 +10,7 @@ from simlab.log import Log
 from simlab.tables.columns import ColumnMap
 from simlab.tables.obp import to_obp
 from simlab.tables.read import Layout, iter_log, read_log
+from simlab.tables.rows import to_long
 from simlab.tables.write import LogWriter, to_arrow, write_log
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "iter_log",
     "read_log",
     "to_arrow",
+    "to_long",
     "to_obp",
     "write_log",
 ]

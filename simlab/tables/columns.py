@@ -49,7 +49,9 @@ LONG = ("round", "slot", "item", "propensity", "slot_propensity", "click", "rewa
 class ColumnMap:
     """Our fields by the names of the file's columns.
 
-    None finds the column by its name or alias; "" leaves the field out even if there is such a column.
+    None finds the column by its name or alias; "" leaves the field out even if there is such a column. Where
+    a table has a column for each slot, `slate`, `click`, `slot_propensity` and `candidates` may be patterns
+    such as `item_*`: the columns are taken in the order of the numbers that they end with.
 
     Attributes:
         slate: the items of a row, a list or text such as `3 7 9`, `3|7|9`, `[3, 7, 9]`. Names in text are

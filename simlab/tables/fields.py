@@ -47,6 +47,7 @@ class Plan:
         item_names: known names of the items, by id.
         user_names: known names of the users, by id.
         own: what a file that this library wrote says of itself, else empty.
+        exact: floats keep their precision, all of them.
     """
 
     columns: dict[str, str]
@@ -59,6 +60,7 @@ class Plan:
     own: dict[str, Any] | None = None
     categories: tuple[str, ...] = ()
     category_sizes: tuple[int, ...] = ()
+    exact: bool = False
 
     def needed(self) -> list[str]:
         """Return the columns to load."""
@@ -221,7 +223,7 @@ def assemble(
         column = plan.columns.get("slate") or plan.columns["item"]
         raise BadInput(f"column {column} has {len(item_names)} different items, but n_items is {n_items}")
     policy = tuple(values.pop("policy").tolist()) if "policy" in values else ("unknown",)
-    dtypes = own.get("dtypes", DTYPES)
+    dtypes = own.get("dtypes", {} if plan.exact else DTYPES)
     tensors = {k: _tensor(v, dtypes.get(k)) for k, v in values.items()}
     try:
         return Log(

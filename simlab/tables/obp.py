@@ -1,8 +1,9 @@
 """The feedback dictionary of Open Bandit Pipeline (obp), in and out.
 
 K = 1: `n_rounds, n_actions, context, action, reward, position, pscore` (obp 0.5,
-`obp.types.BanditFeedback`). K > 1: a row per item with `slate_id` and `position`, `pscore` of the whole slate
-and `pscore_item_position` of the item (`SyntheticSlateBanditDataset`). Positions count from 0 in both.
+`obp.types.BanditFeedback`), and `stratum_idx` where several loggers showed the rounds. K > 1: a row per item
+with `slate_id` and `position`, `pscore` of the whole slate and `pscore_item_position` of the item
+(`SyntheticSlateBanditDataset`). Positions count from 0 in both.
 """
 
 import zipfile
@@ -17,7 +18,13 @@ from simlab.errors import BadInput, nearest
 from simlab.log import Log
 from simlab.tables.columns import ColumnMap
 
-_ONE = {"action": "item", "reward": "reward", "pscore": "propensity", "position": "position"}
+_ONE = {
+    "action": "item",
+    "reward": "reward",
+    "pscore": "propensity",
+    "position": "position",
+    "stratum_idx": "policy",
+}
 _MANY = {
     "slate_id": "round",
     "position": "slot",
@@ -26,7 +33,7 @@ _MANY = {
     "pscore": "propensity",
     "pscore_item_position": "slot_propensity",
 }
-_OPTIONAL = ("position", "pscore_item_position")
+_OPTIONAL = ("position", "pscore_item_position", "stratum_idx")
 
 
 def as_table(feedback: Mapping[str, Any]) -> tuple[pa.Table, ColumnMap, int | None]:
@@ -78,7 +85,8 @@ def to_obp(log: Log) -> dict[str, Any]:
     """Return the log as obp's feedback dictionary of NumPy arrays.
 
     Users, sessions and candidates have no place there and are left out. Without context features `context`
-    has no columns. For K > 1 the reward is each item's feedback, as obp has it.
+    has no columns. Several logging policies become `stratum_idx`: their names where these are numbers, else
+    their numbers in order of first appearance. For K > 1 the reward is each item's feedback, as obp has it.
 
     Raises:
         BadInput: for slates without feedback per slot.
@@ -96,6 +104,7 @@ def to_obp(log: Log) -> dict[str, Any]:
             "reward": log.reward.cpu().numpy(),
             "position": position,
             "pscore": whole,
+            **_strata(log),
         }
     if log.click is None:
         raise BadInput("column click is missing: obp's slates need feedback for each slot")
@@ -112,6 +121,18 @@ def to_obp(log: Log) -> dict[str, Any]:
     if log.slot_propensity is not None:
         out["pscore_item_position"] = log.slot_propensity.reshape(-1).cpu().numpy()
     return out
+
+
+def _strata(log: Log) -> dict[str, Any]:
+    """Return which of several loggers showed each round, and how many there are."""
+    names = tuple(dict.fromkeys(log.policy))
+    numbers = all(name.isdecimal() for name in names)
+    if not numbers and len(names) < 2:
+        return {}
+    code = {name: int(name) if numbers else i for i, name in enumerate(names)}
+    index = np.array([code[name] for name in log.policy])
+    index = np.repeat(index, len(log)) if len(index) == 1 else index
+    return {"n_strata": max(code.values()) + 1, "stratum_idx": index}
 
 
 def load_npz(path: Path) -> dict[str, Any]:

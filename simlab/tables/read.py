@@ -15,6 +15,7 @@ from simlab.tables.about import about
 from simlab.tables.cells import plain
 from simlab.tables.columns import LONG, NEEDED, WIDE, ColumnMap, missing
 from simlab.tables.fields import Plan, Rows
+from simlab.tables.gathered import gathered
 from simlab.tables.long import read_long
 from simlab.tables.obp import as_table, load_npz
 from simlab.tables.sources import ArrowStream, Memory, Source, check_file, open_source, suffix
@@ -137,15 +138,15 @@ def _open(
         raise BadInput(f"n_items is {n_items}, but a catalogue has at least one item")
     if isinstance(source, str | os.PathLike):
         if suffix(Path(source)) != ".npz":
-            return open_source(source), columns, n_items
+            return *gathered(open_source(source), columns), n_items
         check_file(Path(source))
         source = load_npz(Path(source))
     if isinstance(source, Mapping):
         if columns != ColumnMap():
             raise BadInput("the keys of an OBP dictionary are fixed: leave the column map out")
         table, columns, known = as_table(source)
-        return Memory(table), columns, n_items or known
-    return Memory(source), columns, n_items
+        return Memory(table, exact=True), columns, n_items or known
+    return *gathered(Memory(source), columns), n_items
 
 
 def _plan(
@@ -186,7 +187,7 @@ def _plan(
             raise missing(group, names)
     chosen = tuple(names_of.several("features", columns, names))
     coded = tuple(names_of.several("categories", columns, names))
-    plan = Plan(found, chosen, columns.position_from, columns.recode, n_items, own=own)
+    plan = Plan(found, chosen, columns.position_from, columns.recode, n_items, own=own, exact=table.exact)
     plan = replace(plan, categories=coded, category_sizes=columns.category_sizes)
     return layout, replace(plan, item_names=tuple(item_names), user_names=tuple(user_names))
 

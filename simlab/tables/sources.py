@@ -40,11 +40,13 @@ class Source(ABC):
         names: its columns.
         metadata: what a log that this library wrote says of itself, JSON.
         text: whether all cells began as text.
+        exact: whether floats keep their precision, all of them.
     """
 
     names: Sequence[str]
     metadata: bytes | None = None
     text: bool = False
+    exact: bool = False
 
     @abstractmethod
     def load(self, columns: Sequence[str]) -> pa.Table:
@@ -151,7 +153,8 @@ def _open(path: Path) -> Any:
 class Memory(Source):
     """A table in memory."""
 
-    def __init__(self, table: ArrowStream) -> None:
+    def __init__(self, table: ArrowStream, *, exact: bool = False) -> None:
+        self.exact = exact
         with _Said("no Arrow table"):
             whole = (
                 table if isinstance(table, pa.Table) else pa.RecordBatchReader.from_stream(table).read_all()
