@@ -13,7 +13,7 @@ from envs.market import Market, MarketState
 from envs.users._sardine_boredom import Boredom, SardineUsers
 from envs.users._sardine_spec import PRESETS, SardineSpec
 from envs.world import SlateWorld, State
-from simlab.context import Catalog
+from simlab.context import Catalog, Field
 from simlab.seeds import Seed
 
 __all__ = ["PART", "Sardine", "SardineSpec", "SardineUsers"]
@@ -109,7 +109,11 @@ class Sardine(SlateWorld[SardineUsers]):
         item = torch.arange(spec.items, device=self.device)
         items = _sparse(item, seed, torch.tensor([0.5, 0.5], device=self.device), fewest=2)
         self.main = items.argmax(1)
-        self.catalog = Catalog(items, feature_names=tuple(f"topic_{t}" for t in range(TOPICS)))
+        self.catalog = Catalog(
+            items,
+            feature_names=tuple(f"topic_{t}" for t in range(TOPICS)),
+            fields=(Field("main_topic", self.main.unsqueeze(1), TOPICS),),
+        )
         decay = TopDownDecay if spec.click_model == "top_down_decay" else MixedDecay
         self.clicks = decay.of(spec.slots, spec.decay, spec.scale).to(self.device)
         self._half = round(float(self.clicks.theta().sum()) / 2)
