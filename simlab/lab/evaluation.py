@@ -7,7 +7,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from causal.contract import Rounds, Score, ones
+from causal.contract import MODEL, Rounds, Score, ones, possible
 from causal.diagnostics import Diagnostics, Verdict, diagnose, verdict
 from causal.evaluation import Estimate, estimate, evaluate, paired_difference, to_frame
 from causal.intervals import KINDS
@@ -136,6 +136,8 @@ def evaluate_log(config: "EvaluateConfig") -> Result:
     said = verdict(found)
     if said.level == "refused" and not config.force:
         raise BadInput(said.sentences[0])
+    if "all" in config.estimators:  # all that apply to this log
+        chosen = [e for e in chosen if possible(e, weighed)]
     kind, level, luck = config.interval, config.level, seed.split("intervals")
     estimates = evaluate(weighed, chosen, kind, level, seed=luck)
     logged = estimate(_Logged(), weighed, kind, level, seed=luck)
@@ -180,7 +182,8 @@ def _estimators(
     everything = "all" in config.estimators
     words = names("estimator") if everything else list(dict.fromkeys(config.estimators))
     chosen = [part("estimator", word)() for word in words]
-    if everything:  # the simplest first
+    if everything:  # that rounds of one logger can have; the simplest first
+        chosen = [e for e in chosen if set(e.needs) <= set(MODEL)]
         chosen.sort(key=lambda e: (_modelled(e), len(e.name)))
     if not any(_modelled(e) for e in chosen):
         return chosen, None, ()

@@ -6,7 +6,7 @@ import pytest
 
 from causal.contract import Estimator, Rounds
 from simlab.parts import all_parts
-from tests.contracts.estimators import CHECKS
+from tests.contracts.estimators import CHECKS, LOSS, WORLDS
 
 FOUND = all_parts("estimator")
 
@@ -19,5 +19,10 @@ def test_contract(make: type[Estimator[Rounds]], check: Callable[[Estimator[Roun
     check(estimator)
 
 
-def test_the_catalogue_finds_the_six() -> None:
+def test_the_catalogue_finds_the_first_six() -> None:
     assert set(FOUND) >= {"ips", "snips", "clipped_ips", "dm", "dr", "sndr"}
+
+
+def test_exceptions_are_of_estimators_that_are_there() -> None:
+    known = {make.name for make in FOUND.values()}  # type: ignore[attr-defined]
+    assert set(WORLDS) | set(LOSS) <= known
