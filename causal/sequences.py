@@ -101,7 +101,7 @@ def asymptotic(
         raise BadInput(f"planned is {planned}, but a sequence is planned for at least 2 rows")
     if start < 2:
         raise BadInput(f"start is {start}, but a spread cannot be told before 2 rows")
-    middle, spread = _running(scores)
+    middle, spread = running(scores)
     t = torch.arange(1, len(middle) + 1, dtype=torch.float64, device=middle.device)
     half = spread * mixture(t, level, planned)
     early = (t < start) | ~half.isfinite() | ~middle.isfinite()
@@ -146,6 +146,7 @@ def bounded(x: Float[Tensor, " round"], bound: float, level: float = 0.95) -> Se
     Raises:
         BadInput: naming the row, if one is outside [0, bound].
     """
+    check_level(level)
     if not (bound > 0 and math.isfinite(bound)):
         raise BadInput(f"bound is {bound}, but the largest value of a row is a finite number above 0")
     _check_range(x, bound, "x")
@@ -181,6 +182,7 @@ def off_policy(
     Raises:
         BadInput: naming the row, for a reward outside [0, bound] or a weight that is not at least 0.
     """
+    check_level(level)
     if not (bound > 0 and math.isfinite(bound)):
         raise BadInput(f"bound is {bound}, but the largest reward is a finite number above 0")
     _check_range(reward, bound, "reward")
@@ -216,7 +218,7 @@ def _lower(x: Float[Tensor, " round"], level: float) -> Float[Tensor, " round"]:
     return ((bet * x).cumsum(0) - odds - paid) / bet.cumsum(0)
 
 
-def _running(scores: Scores) -> tuple[Float[Tensor, " round"], Float[Tensor, " round"]]:
+def running(scores: Scores) -> tuple[Float[Tensor, " round"], Float[Tensor, " round"]]:
     """Return V_t and the deviation of the influence after every row; NaN where a denominator is 0.
 
     Sums are of numerator - V_N · denominator, so that a constant reward has no spread at all; the shift

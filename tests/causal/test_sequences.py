@@ -1,0 +1,296 @@
+"""Confidence sequences: slow twins, what they may not know, and how often they ever miss."""
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from scipy import optimize
+from torch import Tensor
+
+from causal.bandit.ips import IPS
+from causal.bandit.sndr import SNDR
+from causal.bandit.snips import SNIPS
+from causal.contract import Rounds, Score, Scores, influence, stderr, value
+from causal.intervals import interval
+from causal.sequences import START, Sequence, asymptotic, bounded, mixture, off_policy, running
+from simlab.errors import BadInput
+from tests.worlds import bandit_world, take
+
+ROWS = 5000
+
+
+def drawn(n: int, seed: int) -> Rounds:
+    world = bandit_world()
+    rounds, probability = world.rounds(q=0.5 * world.reward)
+    generator = torch.Generator().manual_seed(seed)
+    return take(rounds, torch.multinomial(probability, n, replacement=True, generator=generator))
+
+
+def ones(x: Tensor) -> Tensor:
+    return torch.ones_like(x)
+
+
+@pytest.mark.parametrize("estimator", [IPS(), SNIPS(), SNDR()], ids=lambda e: e.name)
+def test_asymptotic_is_its_formula_on_every_prefix(estimator: IPS | SNIPS | SNDR) -> None:
+    """The slow twin starts anew at every row and writes the paper's boundary with its own ρ."""
+    rounds = drawn(300, seed=0)
+    scores = estimator.score(rounds)
+    found = asymptotic(scores, 0.9, planned=200)
+    alpha = 0.1
+
+    def boundary(t: float, rho2: float) -> float:
+        return math.sqrt(2 * (t * rho2 + 1) / (t**2 * rho2) * math.log(math.sqrt(t * rho2 + 1) / alpha))
+
+    # The paper's closed form approximates the best ρ; here it is searched.
+    best = optimize.minimize_scalar(
+        lambda log: boundary(200.0, math.exp(log)), bounds=(-9, 0), options={"xatol": 1e-10}
+    )
+    rho2 = math.exp(best.x)
+    for t in (50, 51, 77, 200, 300):
+        part = tuple(Score(s.numerator[:t], s.denominator[:t]) for s in scores)
+        half = float(influence(part).std()) * boundary(float(t), rho2)
+        assert found.after(t).low == pytest.approx(value(part) - half, rel=1e-6, abs=1e-9)
+        assert found.after(t).high == pytest.approx(value(part) + half, rel=1e-6, abs=1e-9)
+    assert found.after(START - 1).low == -math.inf
+    assert found.after(START - 1).high == math.inf
+
+
+def test_the_boundary_is_least_where_it_was_planned() -> None:
+    """At its best it is √(y / t) with y - log y = 1 - 2 log α, and no other plan is lower there."""
+    t = torch.tensor([1000.0], dtype=torch.float64)
+    here = float(mixture(t, 0.95, 1000))
+    y = 1000 * here**2
+    assert y - math.log(y) == pytest.approx(1 - 2 * math.log(0.05), rel=1e-12)
+    assert 3.0 < math.sqrt(y) < 3.1
+    for planned in (100, 900, 1100, 10_000):
+        assert float(mixture(t, 0.95, planned)) > here
+    # A hundred times more rows cost a fifth of the width.
+    late = 100 * t
+    assert 1.1 < float(mixture(late, 0.95, 1000)) / float(mixture(late, 0.95, 100_000)) < 1.25
+
+
+@pytest.mark.parametrize("estimator", [IPS(), SNIPS(), SNDR()], ids=lambda e: e.name)
+def test_the_last_of_the_sequence_is_the_anytime_interval(estimator: IPS | SNIPS | SNDR) -> None:
+    scores = estimator.score(drawn(400, seed=1))
+    found, last = interval(scores, "anytime", planned=300), asymptotic(scores, planned=300).after(400)
+    assert found.low == pytest.approx(last.low, rel=1e-10)
+    assert found.high == pytest.approx(last.high, rel=1e-10)
+    assert interval(scores, "anytime").width > interval(scores, "student-t").width
+    middle, off = running(scores)
+    assert float(middle[-1]) == pytest.approx(value(scores), rel=1e-12)
+    assert float(off[-1]) / 20 == pytest.approx(stderr(scores), rel=1e-10)
+
+
+def made(kind: str, rounds: Rounds) -> Sequence:
+    if kind == "bounded":
+        return bounded(rounds.weight * rounds.reward, 10.0)
+    if kind == "off_policy":
+        return off_policy(rounds.reward, rounds.weight)
+    return asymptotic({"ips": IPS(), "snips": SNIPS(), "sndr": SNDR()}[kind].score(rounds))
+
+
+@pytest.mark.parametrize("kind", ["bounded", "off_policy", "ips", "snips", "sndr"])
+def test_no_row_knows_a_later_one(kind: str) -> None:
+    """What stands after 150 rows is the same whatever comes then: nothing peeks."""
+    rounds = drawn(400, seed=2)
+    other = drawn(400, seed=3)
+    mixed = Rounds(
+        *(
+            torch.cat([a[:150], b[150:]])
+            for a, b in zip(
+                (rounds.reward, rounds.weight, *rounds.model()),
+                (other.reward, other.weight, *other.model()),
+                strict=True,
+            )
+        )
+    )
+    one, two, short = made(kind, rounds), made(kind, mixed), made(kind, rounds.rows(slice(0, 150)))
+    for a in (two, short):
+        assert torch.allclose(a.low[:150], one.low[:150], atol=1e-12, rtol=1e-10)
+        assert torch.allclose(a.high[:150], one.high[:150], atol=1e-12, rtol=1e-10)
+    assert not torch.allclose(two.low[150:], one.low[150:])
+
+
+def bets(x: list[float], level: float) -> list[float]:
+    """Write the predictable plug-in lower bound row by row."""
+    odds = math.log(1 / (1 - level))
+    guess, variance = 0.5, 0.25
+    total = squares = 0.0
+    above = below = 0.0
+    out = []
+    for t, row in enumerate(x, start=1):
+        bet = min(0.5, math.sqrt(2 * odds / (variance * t * math.log(t + 1))))
+        above += bet * row - (row - guess) ** 2 * (-math.log(1 - bet) - bet)
+        below += bet
+        out.append((above - odds) / below)
+        total += row
+        guess = min((0.5 + total) / (t + 1), 1.0)
+        squares += (row - guess) ** 2
+        variance = (0.25 + squares) / (t + 1)
+    return out
+
+
+def test_bounded_and_off_policy_are_their_plain_twins() -> None:
+    rounds = drawn(120, seed=4)
+    w, r = rounds.weight, rounds.reward
+    found = off_policy(r, w, level=0.9)
+    low, high = bets((w * r).tolist(), 0.95), bets((w * (1 - r)).tolist(), 0.95)
+    for t in (1, 2, 17, 120):
+        assert found.after(t).low == pytest.approx(max(low[t - 1], 0.0), rel=1e-10)
+        assert found.after(t).high == pytest.approx(min(1 - high[t - 1], 1.0), rel=1e-10)
+    again = bounded(10 * r, 10.0)
+    low, high = bets(r.tolist(), 0.975), bets((1 - r).tolist(), 0.975)
+    assert again.after(120).low == pytest.approx(10 * low[-1], rel=1e-10)
+    assert again.after(120).high == pytest.approx(10 - 10 * high[-1], rel=1e-10)
+
+
+def test_fans_inequality() -> None:
+    """What the guarantee rests on: exp(λy + (log(1 - λ) + λ) y²) ≤ 1 + λy for y ≥ -1 and λ in [0, 1)."""
+    y = torch.cat([torch.linspace(-1, 1, 801), torch.logspace(0, 4, 200)]).double()
+    bet = torch.linspace(0, 0.95, 96, dtype=torch.float64)[:, None]
+    left = (bet * y + (torch.log1p(-bet) + bet) * y.square()).exp()
+    assert bool((left <= 1 + bet * y + 1e-12).all())
+    assert bool((left[10:, 0] > 0.5 * (1 - bet[10:, 0])).all())  # it is not empty: nearly tight at y = -1
+
+
+def test_a_capital_process_falls_on_average() -> None:
+    """One row's factor has a mean of at most 1 under every two-point law with weights up to 100."""
+    for top in (1.0, 4.0, 100.0):
+        for mean in (0.05, 0.5, 1.0):
+            chance = min(mean / top, 1.0)
+            x = torch.tensor([0.0, mean / chance], dtype=torch.float64)
+            p = torch.tensor([1 - chance, chance], dtype=torch.float64)
+            for guess in (0.0, 0.3, 1.0):
+                for bet in (0.01, 0.2, 0.5):
+                    paid = (x - guess).square() * (-math.log(1 - bet) - bet)
+                    assert float((p * (bet * (x - mean) - paid).exp()).sum()) <= 1 + 1e-12
+
+
+Make = Callable[[torch.Generator], tuple[Rounds, float]]
+
+
+def fair(generator: torch.Generator) -> tuple[Rounds, float]:
+    """Clicks in a fifth of the rounds, all weights 1."""
+    r = (torch.rand(ROWS, generator=generator, dtype=torch.float64) < 0.2).double()
+    return Rounds(r, ones(r)), 0.2
+
+
+def heavy(generator: torch.Generator) -> tuple[Rounds, float]:
+    """Weights whose fourth moment is infinite; clicks are likelier where they are large."""
+    u = torch.rand(3, ROWS, generator=generator, dtype=torch.float64)
+    shown = 0.9 * u[0] ** 0.4
+    first = u[1] < shown
+    w = torch.where(first, 0.9 / shown, 0.1 / (1 - shown))
+    chance = torch.where(first, 0.6 - 0.3 * u[0], 0.3)
+    return Rounds((u[2] < chance).double(), w), 0.9 * 0.45 + 0.1 * 0.3
+
+
+def ever(found: Sequence, truth: float) -> bool:
+    """Tell whether an interval after 50 rows or more misses."""
+    return bool(((found.low > truth) | (found.high < truth))[START - 1 :].any())
+
+
+def peeked(rounds: Rounds) -> Sequence:
+    """A t interval at every row."""
+    middle, off = running(IPS().score(rounds))
+    half = 1.96 * off / torch.arange(1, len(off) + 1, dtype=torch.float64).sqrt()
+    return Sequence(middle - half, middle + half, "normal", 0.95)
+
+
+def shares(make: Make, paths: int, seed: int) -> dict[str, float]:
+    """Return how many of the paths each sequence ever misses."""
+    generator = torch.Generator().manual_seed(seed)
+    missed: dict[str, int] = {}
+    for _ in range(paths):
+        rounds, truth = make(generator)
+        found = {
+            "ips": asymptotic(IPS().score(rounds)),
+            "off policy": off_policy(rounds.reward, rounds.weight),
+            "peeked": peeked(rounds),
+        }
+        if make is fair:
+            found["bounded"] = bounded(rounds.reward, 1.0)
+        else:
+            found["snips"] = asymptotic(SNIPS().score(rounds))
+        for name, sequence in found.items():
+            missed[name] = missed.get(name, 0) + ever(sequence, truth)
+    return {name: count / paths for name, count in missed.items()}
+
+
+def hold(missed: dict[str, float], paths: int) -> None:
+    """No sequence ever misses in more than 5 % of paths, three binomial deviations besides."""
+    most = 0.05 + 3 * math.sqrt(0.05 * 0.95 / paths)
+    assert missed.pop("peeked") > 0.35
+    for name, share in missed.items():
+        assert share <= most, name
+
+
+@pytest.mark.parametrize("make", [fair, heavy])
+def test_sequences_hardly_ever_miss_and_peeking_does(make: Make) -> None:
+    hold(shares(make, 150, seed=5), 150)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("make", [fair, heavy])
+def test_sequences_hardly_ever_miss_over_many_paths(make: Make) -> None:
+    missed = shares(make, 4000, seed=6)
+    assert missed["off policy"] < 0.02  # a guarantee, not a limit
+    hold(missed, 4000)
+
+
+def test_a_constant_reward_has_no_spread() -> None:
+    rounds = drawn(300, seed=7)
+    found = asymptotic(SNIPS().score(Rounds(ones(rounds.weight), rounds.weight)))
+    assert torch.equal(found.low[START - 1 :], torch.ones(300 - START + 1, dtype=torch.float64))
+    assert torch.equal(found.high, found.low.where(found.low == 1, torch.inf))
+
+
+def test_sequences_shrink_and_stay_in_range() -> None:
+    rounds = drawn(4000, seed=8)
+    found = off_policy(rounds.reward, rounds.weight)
+    assert 0 <= float(found.low.min())
+    assert float(found.high.max()) <= 1
+    assert found.after(4000).width < 0.25
+    closer = found.running()
+    assert bool((closer.low.diff() >= 0).all())
+    assert bool((closer.high.diff() <= 0).all())
+    assert closer.after(4000).low <= bandit_world().value() <= closer.after(4000).high
+
+
+def test_no_weight_yet_means_no_bound() -> None:
+    """Self-normalised rows before the first weight have no value: unbounded, not a crash."""
+    w = torch.cat([torch.zeros(100), torch.ones(100)]).double()
+    r = torch.arange(200).double() % 2
+    found = asymptotic(SNIPS().score(Rounds(r, w)))
+    assert found.after(100).width == math.inf
+    assert found.after(200).width < 1
+
+
+def test_refusals() -> None:
+    scores: Scores = (Score(torch.tensor([0.0, math.nan, 1.0]).double(), torch.ones(3).double()),)
+    with pytest.raises(BadInput, match="row 1: the numerator of a score is nan, not a finite number"):
+        asymptotic(scores)
+    good = IPS().score(drawn(60, seed=9))
+    with pytest.raises(BadInput, match="level is 95"):
+        asymptotic(good, 95.0)
+    with pytest.raises(BadInput, match="planned is 1"):
+        asymptotic(good, planned=1)
+    with pytest.raises(BadInput, match="start is 1"):
+        asymptotic(good, start=1)
+    with pytest.raises(BadInput, match="there is no interval after 61"):
+        asymptotic(good).after(61)
+    x = torch.tensor([0.0, 1.5, 0.5], dtype=torch.float64)
+    with pytest.raises(BadInput, match=r"row 1: x is 1\.5, which is not in \[0, 1\]"):
+        bounded(x, 1.0)
+    with pytest.raises(BadInput, match="bound is inf"):
+        bounded(x, math.inf)
+    with pytest.raises(BadInput, match=r"row 1: reward is 1\.5"):
+        off_policy(x, ones(x))
+    with pytest.raises(BadInput, match=r"row 0: weight is -1\.0"):
+        off_policy(x, -ones(x), bound=2.0)
+    with pytest.raises(BadInput, match=r"level is 1\.0"):
+        bounded(x, 2.0, 1.0)
+    none = Rounds(ones(x), torch.zeros_like(x))
+    with pytest.raises(BadInput, match="all weights are zero"):
+        asymptotic(SNIPS().score(none))
