@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from simlab.errors import BadInput
-from simlab.tables.cells import is_list, is_text, plain
+from simlab.tables.cells import Cells, is_list, is_text, plain, truth, utf8
 from simlab.tables.columns import ColumnMap, close
 from simlab.tables.sources import Source
 
@@ -92,19 +92,24 @@ class Gathered(Source):
 
     def stream(self, columns: Sequence[str], rows: int) -> Iterator[pa.Table]:
         """Return some columns, at most `rows` rows at a time."""
+        first = 0
         for part in self.source.stream(self._wanted(columns), rows):
-            yield self._laid(part, columns)
+            yield self._laid(part, columns, first)
+            first += part.num_rows
 
     def _wanted(self, columns: Sequence[str]) -> list[str]:
         return list(dict.fromkeys(c for name in columns for c in self.groups.get(name, [name])))
 
-    def _laid(self, table: pa.Table, columns: Sequence[str]) -> pa.Table:
-        return pa.table({n: self._lists(table, n) if n in self.groups else table.column(n) for n in columns})
+    def _laid(self, table: pa.Table, columns: Sequence[str], first: int = 0) -> pa.Table:
+        return pa.table(
+            {n: self._lists(table, n, first) if n in self.groups else table.column(n) for n in columns}
+        )
 
-    def _lists(self, table: pa.Table, name: str) -> pa.Array:
+    def _lists(self, table: pa.Table, name: str, first: int) -> pa.Array:
         """Return columns side by side as one of lists."""
         group = self.groups[name]
-        parts = [plain(table.column(c)) for c in group]
+        cells = (Cells(c, plain(table.column(c)), self.text, first) for c in group)
+        parts = [truth(utf8(c)).values for c in cells]
         kind = _common(group, [p.type for p in parts])
         rows, slots = table.num_rows, len(group)
         flat = pa.concat_arrays([p.cast(kind) for p in parts])

@@ -33,7 +33,7 @@ def elements(cells: Cells) -> Cells:
     flat = plain(pa.chunked_array([values.flatten()]))
     if is_list(flat.type):
         cells.refuse(0, "is a list of lists, not a list of values")
-    if text:
+    if text and is_text(flat.type):
         flat = pc.replace_substring_regex(pc.utf8_trim_whitespace(flat), _QUOTED, r"\1\2")
     return Cells(
         cells.name, flat, text, cells.first, np.concatenate([[0], lengths.cumsum()]).astype(np.int64)
