@@ -12,11 +12,14 @@ from jaxtyping import Float, Int
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from causal.continuous import continuous
 from causal.contract import Rounds, Slates
 from causal.rounds import tabular
+from causal.tabular_slates import Chances, tabular_slates
 from simlab.errors import BadInput
 from simlab.interop.obp import from_obp, from_obp_slates, per_item, places
 
+_OURS = {"pscore": "joint", "pscore_item_position": "marginal", "pscore_cascade": "cascade"}
 SUM = 1e-6
 """How far the probabilities of a row may sum from 1."""
 
@@ -145,7 +148,6 @@ def slates_from_obp(
             logger's probability for one; naming key, row and value of what is no probability.
     """
     log, rest = from_obp_slates(bandit_feedback)
-    assert log.click is not None
     logged: dict[str, Tensor | None] = {
         "pscore": log.propensity[:, None].expand(-1, log.slots),
         "pscore_item_position": log.slot_propensity,
@@ -161,30 +163,76 @@ def slates_from_obp(
             "no probability of the target is given: one of evaluation_policy_pscore, "
             "evaluation_policy_pscore_item_position and evaluation_policy_pscore_cascade is needed"
         )
-    weight: dict[str, Tensor | None] = dict.fromkeys(given)
+    below, above = {}, {}
     for key, value in given.items():
         if value is None:
             continue
-        below = logged[key]
-        if below is None:
-            raise BadInput(f"evaluation_policy_{key} is given, but the feedback has no {key}")
-        name, rows = f"evaluation_policy_{key}", below.numel()
+        name, found = f"evaluation_policy_{key}", logged[key]
+        if found is None:
+            raise BadInput(f"{name} is given, but the feedback has no {key}")
         if key == "pscore_cascade":
-            _refuse_chance(key, _numbers(key, bandit_feedback[key]), rows)
-        _refuse_chance(name, _numbers(name, value), rows, zero=True)
-        weight[key] = torch.from_numpy(per_item(bandit_feedback, name, value)) / below.double()
-    joint = weight["pscore"]
-    if joint is not None and not torch.allclose(joint, joint[:, :1].expand_as(joint), rtol=1e-9, atol=0):
-        row = int((joint - joint[:, :1]).abs().amax(1).argmax())
-        raise BadInput(f"evaluation_policy_pscore differs between the items of slate {rest['slate_id'][row]}")
-    q_logged, q_target = _cascade_model(bandit_feedback, log.slate, evaluation_policy_action_dist, q_hat)
-    return Slates(
-        reward=log.click.double(),
-        joint=None if joint is None else joint[:, 0],
-        marginal=weight["pscore_item_position"],
-        cascade=weight["pscore_cascade"],
-        q_logged=q_logged,
-        q_target=q_target,
+            _refuse_chance(key, _numbers(key, bandit_feedback[key]), found.numel())
+        _refuse_chance(name, _numbers(name, value), found.numel(), zero=True)
+        below[_OURS[key]] = found
+        above[_OURS[key]] = torch.from_numpy(per_item(bandit_feedback, name, value))
+    if "joint" in above:
+        joint = above["joint"]
+        if not torch.allclose(joint, joint[:, :1].expand_as(joint), rtol=SUM, atol=0):
+            row = int((joint - joint[:, :1]).abs().amax(1).argmax())
+            said = rest["slate_id"][row]
+            raise BadInput(f"evaluation_policy_pscore differs between the items of slate {said}")
+        below["joint"], above["joint"] = log.propensity, joint[:, 0]
+    q, following = _cascade_model(bandit_feedback, log.slate, evaluation_policy_action_dist, q_hat)
+    return tabular_slates(
+        log.click if log.click is not None else log.reward[:, None],
+        Chances(**below),
+        Chances(**above),
+        item=log.slate,
+        q=q,
+        following=following,
+        group=group,
+    )
+
+
+def continuous_from_obp(
+    bandit_feedback: Mapping[str, Any],
+    action_by_evaluation_policy: ArrayLike,
+    estimated_rewards_by_reg_model: ArrayLike | None = None,
+    *,
+    bandwidth: float,
+    kernel: str = "gaussian",
+    group: Int[Tensor, " round"] | None = None,
+) -> Rounds:
+    """Return what estimators use of obp's continuous feedback: rounds with kernel weights.
+
+    IPS, SNIPS and DR of these are obp's kernelized forms. A log has no continuous actions, so there is none
+    on the way. For boundary correction and for the model at the logged action, call `causal.continuous`.
+
+    Args:
+        bandit_feedback: with `action`, `reward` and `pscore`, the logger's density at the action.
+        action_by_evaluation_policy: π(x) of the target, [round].
+        estimated_rewards_by_reg_model: q̂(x, π(x)), [round].
+        bandwidth: h, in the unit of the action.
+        kernel: gaussian, epanechnikov, triangular or cosine.
+        group: cluster of each round.
+
+    Raises:
+        BadInput: for a missing key, and as `causal.continuous.continuous`.
+    """
+    held = {}
+    for key in ("action", "reward", "pscore"):
+        if bandit_feedback.get(key) is None:
+            raise BadInput(f"feedback: key {key} is missing")
+        held[key] = _column(key, bandit_feedback[key])
+    q = estimated_rewards_by_reg_model
+    return continuous(
+        held["action"],
+        held["reward"],
+        held["pscore"],
+        _column("action_by_evaluation_policy", action_by_evaluation_policy),
+        bandwidth,
+        kernel,
+        q_target=None if q is None else _column("estimated_rewards_by_reg_model", q),
         group=group,
     )
 
@@ -210,8 +258,8 @@ def _cascade_model(
     slate: Int[Tensor, "round slot"],
     action_dist: ArrayLike | None,
     q_hat: ArrayLike | None,
-) -> tuple[Float[Tensor, "round slot"] | None, Float[Tensor, "round slot"] | None]:
-    """Return Q̂_k of what was shown and its mean under the target, if there is a model."""
+) -> tuple[Float[Tensor, "round slot cand"] | None, Float[Tensor, "round slot cand"] | None]:
+    """Return Q̂_k of every action and the target's probability of it, if there is a model."""
     if q_hat is None:
         return None, None
     if action_dist is None:
@@ -230,8 +278,7 @@ def _cascade_model(
         )
     if int(slate.max()) >= q.shape[2]:
         raise BadInput(f"q_hat has {q.shape[2]} actions, but the feedback shows action {int(slate.max())}")
-    check_sums(target.reshape(-1, target.shape[2]))
-    return q.gather(2, slate.unsqueeze(2)).squeeze(2), (q * target).sum(2)
+    return q, target
 
 
 def _refuse_chance(name: str, values: NDArray[np.float64], rows: int, *, zero: bool = False) -> None:
@@ -243,6 +290,16 @@ def _refuse_chance(name: str, values: NDArray[np.float64], rows: int, *, zero: b
         row = int(wrong.argmax())
         bound = "[" if zero else "("
         raise BadInput(f"{name}, row {row}: {float(values[row])} is not a probability in {bound}0, 1]")
+
+
+def _column(name: str, value: ArrayLike) -> Float[Tensor, " round"]:
+    """Return one number for each round."""
+    found = _numbers(name, value)
+    if found.ndim == 2 and found.shape[1] == 1:
+        found = found[:, 0]
+    if found.ndim != 1:
+        raise BadInput(f"{name} has shape {found.shape}, but one value per round is needed")
+    return torch.from_numpy(np.ascontiguousarray(found))
 
 
 def _numbers(name: str, value: ArrayLike) -> NDArray[np.float64]:

@@ -12,10 +12,21 @@ import torch
 from causal.bandit.dm import DM
 from causal.bandit.dr import DR
 from causal.bandit.ips import IPS
+from causal.bandit.logger_balanced_dr import LoggerBalancedDR
+from causal.bandit.logger_balanced_ips import LoggerBalancedIPS
+from causal.bandit.logger_weighted_dr import LoggerWeightedDR
+from causal.bandit.logger_weighted_ips import LoggerWeightedIPS
 from causal.bandit.sndr import SNDR
 from causal.bandit.snips import SNIPS
-from causal.contract import Estimator, Rounds, value
-from causal.interop import at_position, rounds_from_obp, slates_from_obp
+from causal.contract import Estimator, Rounds, Slates, value
+from causal.interop import at_position, continuous_from_obp, rounds_from_obp, slates_from_obp
+from causal.slate.cascade_dr import CascadeDR
+from causal.slate.iips import IIPS
+from causal.slate.rips import RIPS
+from causal.slate.sips import SIPS
+from causal.slate.sniips import SNIIPS
+from causal.slate.snrips import SNRIPS
+from causal.slate.snsips import SNSIPS
 from simlab.errors import BadInput
 from simlab.interop import beside, from_obp, from_obp_slates, to_obp, to_obp_slates
 from simlab.tables import read_log
@@ -70,7 +81,7 @@ def slates(n: int = 40, slots: int = 3, actions: int = 6) -> dict[str, Any]:
         "expected_reward_factual": rng.uniform(size=n * slots),
         "pscore_cascade": down.reshape(-1),
         "pscore": np.repeat(down[:, -1], slots),
-        "pscore_item_position": rng.uniform(0.1, 1, size=n * slots),
+        "pscore_item_position": (down[:, -1:] + (1 - down[:, -1:]) * rng.uniform(size=(n, slots))).ravel(),
     }
 
 
@@ -182,9 +193,16 @@ def test_several_loggers_of_a_case() -> None:
     assert with_.logger is not None
     assert with_.mixture is not None
     assert with_.logger.tolist() == z["stratum_idx"].tolist()
-    assert value(IPS().score(with_)) == pytest.approx(wanted["multi_ipw"]["value"], rel=1e-9)
-    balanced = float((with_.mixture * with_.reward).mean())
-    assert balanced == pytest.approx(wanted["multi_bal_ipw"]["value"], rel=1e-9)
+    several: dict[str, Estimator[Rounds]] = {
+        "multi_ipw": IPS(),
+        "multi_bal_ipw": LoggerBalancedIPS(),
+        "multi_weighted_ipw": LoggerWeightedIPS(leave_one_out=False),
+        "multi_dr": DR(),
+        "multi_bal_dr": LoggerBalancedDR(),
+        "multi_weighted_dr": LoggerWeightedDR(leave_one_out=False, variance_of="score"),
+    }
+    for name, estimator in several.items():
+        assert value(estimator.score(with_)) == pytest.approx(wanted[name]["value"], rel=1e-9), name
 
 
 @pytest.mark.parametrize("target", ["softmax3", "antisoftmax3"])
@@ -199,23 +217,34 @@ def test_slates_of_a_case(target: str) -> None:
         z[f"{target}_action_dist"],
         z[f"{target}_q_hat"],
     )
-    for weight in (data.joint, data.marginal, data.cascade, data.q_logged, data.q_target):
-        assert weight is not None
-    assert data.joint is not None
-    assert data.marginal is not None
-    assert data.cascade is not None
-    assert data.q_logged is not None
-    assert data.q_target is not None
-    before = torch.cat([torch.ones(1000, 1, dtype=torch.float64), data.cascade[:, :-1]], dim=1)
-    found = {
-        "sips": data.joint[:, None] * data.reward,
-        "iips": data.marginal * data.reward,
-        "rips": data.cascade * data.reward,
-        "cascade-dr": data.cascade * (data.reward - data.q_logged) + before * data.q_target,
+    found: dict[str, Estimator[Slates]] = {
+        "sips": SIPS(),
+        "iips": IIPS(),
+        "rips": RIPS(),
+        "snsips": SNSIPS(),
+        "sniips": SNIIPS(),
+        "snrips": SNRIPS(),
+        "cascade-dr": CascadeDR(),
     }
-    for name, each in found.items():
+    for name, estimator in found.items():
         wanted = answer["results"][target]["estimates"][name]["value"]
-        assert float(each.sum(1).mean()) == pytest.approx(wanted, rel=1e-9), name
+        assert value(estimator.score(data)) == pytest.approx(wanted, rel=1e-9), name
+
+
+@pytest.mark.parametrize("kernel", ["gaussian", "epanechnikov", "triangular", "cosine"])
+def test_continuous_actions_of_a_case(kernel: str) -> None:
+    z, answer = case("synth_continuous_10000")
+    kernels: dict[str, Estimator[Rounds]] = {"ipw": IPS(), "snipw": SNIPS(), "dr": DR()}
+    target = z["action_by_evaluation_policy"]
+    for h in (0.02, 0.1, 0.5):
+        with_ = continuous_from_obp(z, target, z["q_hat_at_eval_action"], bandwidth=h, kernel=kernel)
+        for name, estimator in kernels.items():
+            wanted = answer["results"]["estimates"][f"kernelized_{name}@{kernel}@{h}"]["value"]
+            assert value(estimator.score(with_)) == pytest.approx(wanted, rel=1e-9)
+    with pytest.raises(BadInput, match="key pscore is missing"):
+        continuous_from_obp({"action": target, "reward": target}, target, bandwidth=1.0)
+    with pytest.raises(BadInput, match="pscore has shape"):
+        continuous_from_obp(z | {"pscore": np.ones((5, 2))}, target, bandwidth=1.0)
 
 
 def test_only_the_logged_position_is_looked_at() -> None:
@@ -301,7 +330,7 @@ def test_what_a_target_of_slates_needs() -> None:
     with pytest.raises(BadInput, match="no multiple of the feedback's 120 rows"):
         slates_from_obp(first, first["pscore"], evaluation_policy_action_dist=np.zeros(7), q_hat=np.zeros(7))
     zero = np.zeros(120 * 6)
-    with pytest.raises(BadInput, match=r"sum to 0, not to 1"):
+    with pytest.raises(BadInput, match="sums to 0, not 1"):
         slates_from_obp(first, first["pscore"], evaluation_policy_action_dist=zero, q_hat=zero)
     log, rest = from_obp_slates(first)
     with pytest.raises(BadInput, match="key pscore_cascade has shape"):
