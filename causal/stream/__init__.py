@@ -1,0 +1,24 @@
+"""Evaluate logs that do not fit in memory: Parquet in, sums of scores out.
+
+`stream` reads files in record batches, one `Weigh` turns each batch into rounds or slates, the estimators'
+scores are added up, and the rows are gone. Start with `weigh.py` to see what can be read, then `run.py`.
+"""
+
+from causal.stream.folds import UserFolds, fit_folds
+from causal.stream.run import Progress, Streamed, stream
+from causal.stream.weigh import Columns, ColumnTarget, Logged, PolicyRounds, SlateColumns, SlateMatrix, Weigh
+
+__all__ = [
+    "ColumnTarget",
+    "Columns",
+    "Logged",
+    "PolicyRounds",
+    "Progress",
+    "SlateColumns",
+    "SlateMatrix",
+    "Streamed",
+    "UserFolds",
+    "Weigh",
+    "fit_folds",
+    "stream",
+]

@@ -1,0 +1,183 @@
+"""The state of a stream on disk: the sums after the last merged piece, and what they are sums of.
+
+A state is only taken up again by the same settings, and only if the files that are in it have not changed.
+Files that come after them may be new: tomorrow's file is then all that is read tomorrow.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import CodeType, FunctionType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from causal.stream.files import Piece
+from causal.stream.tally import Tally, Task
+from causal.sums import ScoreSums
+from simlab.errors import BadInput
+from simlab.files import whole
+from simlab.seeds import Seed
+
+VERSION = 1
+
+
+def settings(task: Task) -> dict[str, Any]:
+    """Return all that the sums depend on, besides the files, as JSON."""
+    return {
+        "version": VERSION,
+        "targets": {name: fingerprint(make) for name, make in task.makes.items()},
+        "estimators": [repr(e) for e in task.estimators],
+        "columns": list(task.columns),
+        "batch_rows": task.rows,
+        "group": "user" if task.grouped else None,
+        "buckets": task.buckets,
+        "seed": task.seed.value,
+    }
+
+
+def save(path: Path, said: Mapping[str, Any], done: Sequence[Piece], tally: Tally | None) -> None:
+    """Write the state under a temporary name, then rename it: a reader never sees half of it."""
+    from safetensors.torch import save_file
+
+    tensors: dict[str, Tensor] = {}
+    about: dict[str, Any] = {"settings": said, "pieces": [_told(p) for p in done]}
+    if tally is not None:
+        sums = tally.sums
+        about |= {"count": sums.count, "widths": tally.widths, "steps": tally.steps}
+        tensors = {name: getattr(sums, name) for name in ("sums", "cross", "buckets", "rows")}
+        tensors |= {f"weights/{key}": w for key, w in tally.weights.items()}
+    with whole(path) as hidden:
+        save_file({k: v.contiguous() for k, v in tensors.items()}, hidden, {"simlab": json.dumps(about)})
+
+
+def load(path: Path, said: Mapping[str, Any], pieces: Sequence[Piece]) -> tuple[int, Tally | None]:
+    """Return how many pieces are merged, and their sums.
+
+    Raises:
+        BadInput: if the file is no state, or one of other settings or files.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            about = json.loads((file.metadata() or {})["simlab"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+        was, done = about["settings"], about["pieces"]
+    except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise BadInput(f"{path}: this is not the state of a stream ({reason})") from None
+    with _blamed(path):
+        _agree(was, said)
+        _unchanged(done, pieces)
+    if "count" not in about:
+        return len(done), None
+    sums = ScoreSums(
+        count=about["count"],
+        seed=Seed(said["seed"]),
+        **{name: tensors[name] for name in ("sums", "cross", "buckets", "rows")},
+    )
+    weights = {k.removeprefix("weights/"): v for k, v in tensors.items() if k.startswith("weights/")}
+    return len(done), Tally(sums, tuple(about["widths"]), weights, about["steps"])
+
+
+class _blamed:  # noqa: N801 (reads as a word)
+    """Put the state's name in front of a refusal, and what can be done behind it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, BadInput):
+            raise BadInput(f"{self.path}: {error}: remove it to start again, or name another") from None
+
+
+def _agree(was: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Refuse other settings, and name the first."""
+    for key in now:
+        before, after = was.get(key), now[key]
+        if before == after:
+            continue
+        if key == "targets":
+            raise BadInput("this state is of another target (what weighs the rows has changed)")
+        raise BadInput(f"this state was made with {key} {before}, not {after}")
+
+
+def _unchanged(done: Sequence[Mapping[str, Any]], pieces: Sequence[Piece]) -> None:
+    """Refuse files that are not those of the state, as far as it goes."""
+    for number, old in enumerate(done):
+        if number >= len(pieces):
+            raise BadInput(f"this state holds file {old['path']}, which is not to be read now")
+        new = _told(pieces[number])
+        if old == new:
+            continue
+        if old["path"] != new["path"]:
+            raise BadInput(f"file {new['path']} now stands where this state holds {old['path']}")
+        raise BadInput(f"file {new['path']} has changed since this state was written")
+
+
+def _told(piece: Piece) -> dict[str, Any]:
+    """Return a piece as JSON. Where its folder is does not matter; its name, size and time do."""
+    return dataclasses.asdict(piece) | {"path": Path(piece.path).name}
+
+
+def fingerprint(thing: object) -> str:
+    """Return a hash of what an object is: its class, its fields, the bytes of its tensors, code of functions.
+
+    Two objects that do the same may differ in it, which costs a run; two that do not should never agree. What
+    it cannot look into (an object of C code) counts by its class alone.
+    """
+    digest = hashlib.sha256()
+    _feed(digest, thing, set())
+    return digest.hexdigest()[:32]
+
+
+def _feed(digest: "hashlib._Hash", thing: Any, above: set[int]) -> None:
+    """Add one object to the hash, whole."""
+    digest.update(f"({type(thing).__module__}.{type(thing).__qualname__}".encode())
+    if id(thing) in above:  # a cycle
+        digest.update(b"...)")
+        return
+    above = above | {id(thing)}
+    parts: list[Any] = []
+    if thing is None or isinstance(thing, bool | int | float | complex | str | bytes | range | Path):
+        digest.update(repr(thing).encode())
+    elif isinstance(thing, Tensor):
+        held = thing.detach().cpu().contiguous()
+        digest.update(f"{held.dtype}{tuple(held.shape)}".encode())
+        digest.update(held.reshape(-1).view(torch.uint8).numpy().tobytes() if held.numel() else b"")
+    elif isinstance(thing, np.ndarray) and thing.dtype != object:
+        digest.update(f"{thing.dtype}{thing.shape}".encode() + np.ascontiguousarray(thing).tobytes())
+    elif isinstance(thing, Mapping):
+        parts = [part for pair in thing.items() for part in pair]
+    elif isinstance(thing, list | tuple):
+        parts = list(thing)
+    elif isinstance(thing, set | frozenset):
+        parts = sorted(fingerprint(part) for part in thing)
+    elif isinstance(thing, type):
+        digest.update(f"{thing.__module__}.{thing.__qualname__}".encode())
+    elif isinstance(thing, FunctionType):
+        cells = [cell.cell_contents for cell in thing.__closure__ or ()]
+        used = [thing.__globals__.get(name) for name in thing.__code__.co_names]
+        known = [g for g in used if isinstance(g, Tensor | np.ndarray | int | float | str | tuple)]
+        parts = [thing.__module__, thing.__code__, thing.__defaults__, thing.__kwdefaults__, cells, known]
+    elif isinstance(thing, CodeType):
+        parts = [thing.co_code, thing.co_names, thing.co_consts, thing.co_qualname]
+    elif dataclasses.is_dataclass(thing):
+        parts = [(f.name, getattr(thing, f.name)) for f in dataclasses.fields(thing)]
+    elif isinstance(thing, torch.nn.Module):
+        parts = [thing.training, repr(thing), dict(thing.state_dict())]
+    elif hasattr(thing, "__self__") and hasattr(thing, "__func__"):
+        parts = [thing.__self__, thing.__func__]
+    elif hasattr(thing, "__getstate__"):
+        parts = [thing.__getstate__()]
+    for part in parts:
+        _feed(digest, part, above)
+    digest.update(b")")

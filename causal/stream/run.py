@@ -1,0 +1,338 @@
+"""Evaluate a log that does not fit in memory."""
+
+import sys
+import time
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import pyarrow as pa
+import torch
+from scipy import special
+
+from causal.contract import Estimator, Interval, Scored, possible
+from causal.evaluation import ROOMS, Estimate, to_frame
+from causal.stream import checkpoint as state
+from causal.stream.files import PIECE, Paths, Piece, batches, named, survey
+from causal.stream.tally import Tally, Task
+from causal.stream.weigh import Weigh
+from causal.stream.workers import in_order
+from causal.sums import BUCKETS, ScoreSums
+from simlab.errors import BadInput, nearest
+from simlab.parts import all_parts
+from simlab.seeds import Seed
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Make = Weigh | Callable[[pa.RecordBatch], Scored]
+
+KINDS = ("normal", "student-t", "cluster", "poisson")
+"""Intervals that sums can give."""
+
+ROWS = 16_384
+"""Rows of a batch: ten slots of them are 1.3 MB as float64, so what follows decoding stays in the cache."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a stream is.
+
+    Attributes:
+        rows: merged, those of an earlier run included.
+        total: rows in all.
+        pieces: merged.
+        of: pieces in all.
+        path: the file of the last one.
+        seconds: since this run began.
+    """
+
+    rows: int
+    total: int
+    pieces: int
+    of: int
+    path: str
+    seconds: float
+
+
+@dataclass(frozen=True, eq=False)
+class Streamed:
+    """What estimators say of a log whose rows are gone.
+
+    Attributes:
+        names: of the estimates, in order: "target: estimator", or the estimator alone for one target.
+        tally: sums of scores and of weights.
+        leans: for each name, the key of its weights in the tally, or "".
+        grouped: whether users are the units of every spread.
+        files: how many files were read.
+    """
+
+    names: tuple[str, ...]
+    tally: Tally
+    leans: tuple[str, ...]
+    grouped: bool
+    files: int
+
+    def __len__(self) -> int:
+        """Return N, how many rows were scored."""
+        return self.tally.sums.count
+
+    def sums(self, name: str) -> ScoreSums:
+        """Return the sums of one estimate's scores.
+
+        Raises:
+            BadInput: for a name that is not there.
+        """
+        return _part(self.tally.sums, self._columns(name), ())
+
+    def estimates(
+        self, kind: str | Sequence[str] = "student-t", level: float = 0.95, *, replicates: int = 1000
+    ) -> list[Estimate]:
+        """Return an estimate for each name; its `scores` are empty, for the rows are gone.
+
+        Args:
+            kind: one or more of `KINDS`. With `group="user"` users are the units of each, as in memory; there
+                users share buckets, which tell the standard error to a part in √(2 buckets).
+            level: coverage of the intervals.
+            replicates: of the Poisson bootstrap.
+
+        Raises:
+            BadInput: for another kind, a level outside (0, 1), or sums that give no value.
+        """
+        return [
+            self._estimate(name, self.sums(name), kind, level, replicates, *self._overlap(i))
+            for i, name in enumerate(self.names)
+        ]
+
+    def difference(
+        self,
+        a: str,
+        b: str,
+        kind: str | Sequence[str] = "student-t",
+        level: float = 0.95,
+        *,
+        replicates: int = 1000,
+        name: str = "difference",
+    ) -> Estimate:
+        """Return V(a) - V(b) for two names: targets or estimators that scored the same rows.
+
+        The sums hold the products of all pairs of score columns, so what both share cancels, as in
+        `causal.evaluation.paired_difference`.
+        """
+        sums = _part(self.tally.sums, self._columns(a), self._columns(b))
+        nan = float("nan")
+        return self._estimate(name, sums, kind, level, replicates, nan, nan)
+
+    def to_frame(
+        self, kind: str | Sequence[str] = "student-t", level: float = 0.95, *, replicates: int = 1000
+    ) -> "pd.DataFrame":
+        """Return one row per estimate, as pandas; see `causal.evaluation.to_frame`."""
+        return to_frame(self.estimates(kind, level, replicates=replicates))
+
+    def _columns(self, name: str) -> range:
+        if name not in self.names:
+            raise BadInput(f"there is no estimate named {name}{nearest(name, self.names)}")
+        at = self.names.index(name)
+        start = 2 * sum(self.tally.widths[:at])
+        return range(start, start + 2 * self.tally.widths[at])
+
+    def _overlap(self, at: int) -> tuple[float, float]:
+        """Return the effective number of rows and the largest share, of the worst slot."""
+        if not self.leans[at]:
+            return float("nan"), float("nan")
+        total, square, largest = self.tally.weights[self.leans[at]]
+        ess = torch.where(square > 0, total.square() / square, 0.0)
+        share = torch.where(total > 0, largest / total, 1.0)
+        return float(ess.min()), float(share.max())
+
+    def _estimate(
+        self,
+        name: str,
+        sums: ScoreSums,
+        kind: str | Sequence[str],
+        level: float,
+        replicates: int,
+        ess: float,
+        share: float,
+    ) -> Estimate:
+        if not 0 < level < 1:
+            raise BadInput(f"level is {level}, but a coverage is between 0 and 1")
+        if replicates < 2:
+            raise BadInput(f"replicates is {replicates}, but a bootstrap needs at least 2")
+        kinds = (kind,) if isinstance(kind, str) else tuple(kind)
+        intervals = tuple(self._interval(sums, each, level, replicates) for each in kinds)
+        spread = sums.stderr(clustered=self.grouped)
+        return Estimate(name, sums.value(), spread, intervals, sums.count, ess, share, scores=())
+
+    def _interval(self, sums: ScoreSums, kind: str, level: float, replicates: int) -> Interval:
+        if kind not in KINDS:
+            raise BadInput(f"there is no interval named {kind} from sums{nearest(kind, KINDS)}")
+        if kind == "cluster" and not self.grouped:
+            raise BadInput("a cluster interval needs a group for each row, and none was given")
+        if kind == "student-t" and self.grouped:
+            found = sums.interval("cluster", level)
+            return Interval(found.low, found.high, kind, level)
+        if kind == "normal" and self.grouped:
+            half = float(special.ndtri((1 + level) / 2)) * sums.stderr(clustered=True)
+            return Interval(sums.value() - half, sums.value() + half, kind, level)
+        return sums.interval(kind, level, replicates)
+
+
+def stream(
+    paths: Paths,
+    weigh: Make | Mapping[str, Make],
+    estimators: Iterable[Estimator[Any]] | None = None,
+    *,
+    group: Literal["user"] | None = "user",
+    workers: int = 1,
+    backend: str = "loky",
+    address: str = "local",
+    checkpoint: Path | str | None = None,
+    batch_rows: int = ROWS,
+    piece_rows: int = PIECE,
+    seed: Seed = Seed(0),
+    buckets: int = BUCKETS,
+    progress: Callable[[Progress], None] | bool = False,
+) -> Streamed:
+    """Score Parquet files, of any size, in one pass.
+
+    Files are cut into pieces at row groups; a worker adds a piece up batch after batch, and pieces are merged
+    in the order of the files. So the result is the same to the last bit whatever the number of workers, and
+    after a resume; another split of the same rows into files changes it by rounding alone.
+
+    Args:
+        paths: files, and folders that stand for all Parquet files inside.
+        weigh: makes rounds, slates or trajectories of a batch, see `causal.stream.weigh`; or several of them
+            by the name of the target, all scored in the same pass.
+        estimators: those to apply, whose scores of a row depend on that row alone (`streams`); by default all
+            of the catalogue that stream and whose needs the data meet.
+        group: "user" takes users as the units of every spread; None takes rows.
+        workers: pieces at a time; -1 for one a core. Each works on one thread.
+        backend: "loky", or "ray" for a Ray cluster whose machines see the files under the same paths.
+        address: of the Ray cluster.
+        checkpoint: where the state is kept after each piece. If it is there, its pieces are not read again.
+        batch_rows: rows of a batch.
+        piece_rows: rows of a piece at least, if its file has more.
+        seed: of the buckets and the bootstrap.
+        buckets: how many hold the rows for the bootstrap and for users; 0 for none.
+        progress: called after each piece, or True for a line on stderr.
+
+    Raises:
+        BadInput: for files, columns, rows or settings that cannot be, in one sentence that names them.
+    """
+    makes = dict(weigh) if isinstance(weigh, Mapping) else {"": weigh}
+    if not makes:
+        raise BadInput("there is no target to weigh for")
+    for name, value in (("batch_rows", batch_rows), ("piece_rows", piece_rows)):
+        if value < 1:
+            raise BadInput(f"{name} is {value}, but it takes at least 1")
+    if group not in ("user", None):
+        raise BadInput(f"group is {group}, but it is 'user' or None")
+    if buckets < 0 or (buckets < 2 and group == "user"):
+        raise BadInput(f"buckets is {buckets}, but users are told apart by at least 2 of them")
+    pieces, columns = survey(paths, lambda schema: _needed(makes, schema), piece_rows)
+    parts = _chosen(estimators, makes, pieces, columns, batch_rows)
+    task = Task(makes, parts, columns, batch_rows, group == "user", buckets, seed)
+
+    said, path = state.settings(task), None if checkpoint is None else Path(checkpoint)
+    done, total = (0, None) if path is None or not path.exists() else state.load(path, said, pieces)
+    tell = _teller(progress, pieces)
+    if done:
+        tell(done)
+    rest = pieces[done:]
+    with closing(_merged(task, rest, total, workers, backend, address)) as merged:
+        for total in merged:
+            done += 1
+            if path is not None:
+                state.save(path, said, pieces[:done], total)
+            tell(done)
+    if total is None:
+        raise BadInput("no row of any file was kept: there is nothing to estimate from")
+    one = len(makes) == 1
+    named_ = tuple(e.name if one else f"{t}: {e.name}" for t in makes for e in parts)
+    if len(set(named_)) < len(named_):
+        named_ = tuple(repr(e) if one else f"{t}: {e!r}" for t in makes for e in parts)
+    leans = tuple(f"{t}/{e.leans}" if e.leans else "" for t in makes for e in parts)
+    return Streamed(named_, total, leans, group == "user", len({p.path for p in pieces}))
+
+
+def _merged(
+    task: Task, pieces: Sequence[Piece], total: Tally | None, workers: int, backend: str, address: str
+) -> Generator[Tally | None, None, None]:
+    """Yield the sums so far after each piece."""
+    with closing(in_order(task, pieces, workers, backend, address)) as results:
+        for part, piece in zip(results, pieces, strict=True):
+            with named(piece.path):
+                total = part if total is None else total if part is None else total.merge(part)
+            yield total
+
+
+def _needed(makes: Mapping[str, Make], schema: pa.Schema) -> list[str]:
+    """Return the columns that any target wants; a plain function wants all."""
+    out: list[str] = []
+    for make in makes.values():
+        out += make.columns(schema) if isinstance(make, Weigh) else schema.names
+    return list(dict.fromkeys(out))
+
+
+def _chosen(
+    estimators: Iterable[Estimator[Any]] | None,
+    makes: Mapping[str, Make],
+    pieces: Sequence[Piece],
+    columns: tuple[str, ...],
+    rows: int,
+) -> tuple[Estimator[Any], ...]:
+    """Return the estimators; refuse those that need all rows at once."""
+    if estimators is None:
+        with closing(batches(pieces[0], columns, rows)) as read:
+            first = next(read)
+        with named(pieces[0].path, pieces[0].row), torch.no_grad():
+            data = [make(first) for make in makes.values()]
+        found = [part() for part in all_parts(ROOMS[type(data[0]).__name__]).values()]
+        estimators = [e for e in found if e.streams and all(possible(e, d) for d in data)]
+    parts = tuple(estimators)
+    if not parts:
+        raise BadInput("there is no estimator to apply")
+    for e in parts:
+        if not e.streams:
+            raise BadInput(f"{e.name} needs all rows at once, so it cannot stream")
+    return parts
+
+
+def _teller(progress: Callable[[Progress], None] | bool, pieces: Sequence[Piece]) -> Callable[[int], None]:
+    """Return what is called after each piece."""
+    if progress is False:
+        return lambda done: None
+    call = _line if progress is True else progress
+    start, total = time.perf_counter(), sum(p.rows for p in pieces)
+
+    def tell(done: int) -> None:
+        rows = sum(p.rows for p in pieces[:done])
+        path = pieces[done - 1].path
+        call(Progress(rows, total, done, len(pieces), path, time.perf_counter() - start))
+
+    return tell
+
+
+def _line(at: Progress) -> None:
+    """Write one line on stderr, over the last one."""
+    end = "\n" if at.pieces == at.of else ""
+    share = f"{at.rows:,} of {at.total:,} rows, {at.pieces} of {at.of} pieces, {at.seconds:,.0f} s"
+    print(f"\r{share}", end=end, file=sys.stderr, flush=True)
+
+
+def _part(sums: ScoreSums, plus: Sequence[int], minus: Sequence[int]) -> ScoreSums:
+    """Return the sums of some columns; of `minus` the numerators change their sign."""
+    at = torch.tensor([*plus, *minus])
+    sign = torch.ones(len(at), dtype=torch.float64)
+    sign[len(plus) :: 2] = -1
+    return ScoreSums(
+        sums.count,
+        sums.sums[at] * sign,
+        sums.cross[at][:, at] * torch.outer(sign, sign),
+        sums.buckets[:, at] * sign,
+        sums.rows,
+        sums.seed,
+    )
