@@ -12,14 +12,19 @@ from causal.contract import Score, Scored, Scores, stderr, value
 from causal.evaluation import Estimate, overlap
 from causal.intervals import clustered, interval
 from causal.tuning.choice import Any_, Choice, Lot, Rule, label, together
-from causal.tuning.rules import CrossValidation, EstimatedMSE, Slope
+from causal.tuning.rules import CrossValidation, EstimatedMSE, Paired, Slope
 from simlab.errors import BadInput, nearest
 from simlab.seeds import Seed
 
 if TYPE_CHECKING:
     import pandas as pd
 
-RULES: dict[str, Rule] = {"slope": Slope(), "mse": EstimatedMSE(), "cv": CrossValidation()}
+RULES: dict[str, Rule] = {
+    "slope": Slope(),
+    "paired": Paired(),
+    "mse": EstimatedMSE(),
+    "cv": CrossValidation(),
+}
 """The rules by their short names, with their defaults."""
 
 
@@ -133,14 +138,18 @@ def tune(
 ) -> Tuned:
     """Choose one of several estimators by the data, and estimate with it.
 
-    The candidates may come in any order, may be equal, and need not be of one family. Each is scored on all
-    rows and, with cross-fitting, on each set of K - 1 folds; one candidate's scores are held at a time.
+    The candidates may come in any order and need not be of one family. Of candidates that are equal on the
+    rows that choose, the first in the list is chosen, by every rule. With cross-fitting that can matter: no
+    clip above the largest weight of the other folds can be told from another, and the fold may hold a larger
+    weight. Put first what should be taken then.
+
+    Each candidate is scored on all rows and, with cross-fitting, on each set of K - 1 folds.
 
     Args:
         candidates: the estimators, such as `family(ClippedIPS(), clip=(2.0, 10.0, math.inf))`.
         data: the rows; or for each candidate the same rows as it sees them, such as kernel weights of each
             bandwidth.
-        how: "slope", "mse", "cv", or a rule with settings of your own.
+        how: "slope", "paired", "mse", "cv", or a rule with settings of your own.
         reference: for "mse" and "cv", an estimator without bias, or the number of such a candidate. By
             default the first candidate that is `unbiased`; else, for rounds, DR where every candidate needs a
             reward model and IPS where one does not.
@@ -167,9 +176,7 @@ def tune(
     n = len(every[0])
     for number, d in enumerate(every):
         if len(d) != n:
-            raise BadInput(
-                f"candidate {number} has {len(d)} rows and candidate 0 has {n}: rows must be the same"
-            )
+            raise BadInput(f"candidate {number} has {len(d)} rows, but candidate 0 has {n}")
     if isinstance(reference, int) and not 0 <= reference < len(estimators):
         raise BadInput(f"reference is {reference}, but the candidates are 0 to {len(estimators) - 1}")
     names = tuple(label(e) for e in estimators) if labels is None else tuple(labels)
