@@ -1,15 +1,21 @@
 """Intervals against slow twins, exact cases and refusals."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
-from scipy import stats
+from numpy.typing import NDArray
+from scipy import optimize, stats
 
+from causal.bandit.dr import DR
 from causal.bandit.ips import IPS
 from causal.bandit.sndr import SNDR
 from causal.bandit.snips import SNIPS
-from causal.contract import Rounds, Score, Scores, influence, stderr, value
-from causal.intervals import KINDS, bootstrap_draws, clustered, interval
+from causal.contract import Estimator, Rounds, Score, Scores, influence, stderr, value
+from causal.evaluation import paired_difference
+from causal.intervals import KINDS, _blocks, _kept, bootstrap_draws, clustered, interval, merged
+from causal.likelihood import furthest, likelihood_ends
 from simlab.errors import BadInput
 from simlab.seeds import Seed
 from tests.worlds import bandit_world, take
@@ -74,8 +80,123 @@ def test_bootstrap_is_chunked_without_a_seam(monkeypatch: pytest.MonkeyPatch) ->
     scores = SNIPS().score(drawn(50, seed=4))
     whole = bootstrap_draws(scores, 40, Seed(2))
     monkeypatch.setattr("causal.intervals._CELLS", 7 * 50)
+    _kept.cache_clear()
+    assert len(list(_blocks(50, 40, Seed(2)))) == 6
     assert torch.allclose(bootstrap_draws(scores, 40, Seed(2)), whole, atol=1e-12)
     assert not torch.allclose(bootstrap_draws(scores, 40, Seed(3)), whole)
+    # Counts too many to keep are drawn again, the same.
+    monkeypatch.setattr("causal.intervals._KEPT", 0)
+    _kept.cache_clear()
+    assert torch.allclose(bootstrap_draws(scores, 40, Seed(2)), whole, atol=1e-12)
+    assert _kept.cache_info().currsize == 0
+
+
+def statistic(g: list[float]) -> float:
+    """Return Owen's -2 log likelihood ratio of a mean of 0, by his Lagrange multiplier: the slow twin."""
+    x = np.array(g)
+    edge = 1e-12
+    low, high = -(1 - edge) / x.max(), -(1 - edge) / x.min()
+    multiplier = optimize.brentq(lambda m: float((x / (1 + m * x)).sum()), low, high, xtol=1e-16, rtol=1e-14)
+    return float(2 * np.log1p(multiplier * x).sum())
+
+
+@pytest.mark.parametrize("estimator", [IPS(), SNIPS(), DR()], ids=lambda e: e.name)
+@pytest.mark.parametrize("n", [12, 300])
+def test_empirical_likelihood_solves_owens_equation(estimator: Estimator[Rounds], n: int) -> None:
+    """At both ends the estimating equation numerator - V · denominator has the wanted likelihood ratio."""
+    (score,) = scores = estimator.score(drawn(n, seed=11))
+    for level in (0.8, 0.95, 0.99):
+        found = interval(scores, "empirical-likelihood", level)
+        reach = float(stats.f.ppf(level, 1, n - 1))
+        for end in (found.low, found.high):
+            g = (score.numerator - end * score.denominator).tolist()
+            assert statistic(g) == pytest.approx(reach, rel=1e-8)
+
+
+def test_empirical_likelihood_of_clicks_is_the_binomials() -> None:
+    """For rows of 0 and 1 it is the binomial likelihood ratio, in closed form; its end is never below 0."""
+    for n, k in ((40, 1), (500, 20), (2, 1)):
+        x = (torch.arange(n) < k).double()
+        low, high = likelihood_ends((Score(x, torch.ones_like(x)),), 3.0)
+        assert 0 < low < k / n < high < 1
+        for v in (low, high):
+            ratio = k * math.log(v * n / k) + (n - k) * math.log((1 - v) * n / (n - k))
+            assert -2 * ratio == pytest.approx(3.0, rel=1e-9)
+
+
+def test_empirical_likelihood_of_a_sum_of_ratios_is_the_profile() -> None:
+    """The slow twin climbs the ball of weights with a general optimiser, on fourteen rows."""
+    scores = SNDR().score(drawn(14, seed=12))
+    reach = 2.5
+    x = [(s.numerator.numpy(), s.denominator.numpy()) for s in scores]
+
+    def of(p: NDArray[np.float64]) -> float:
+        return float(sum((p * a).sum() / (p * b).sum() for a, b in x))
+
+    ends = likelihood_ends(scores, reach)
+    for sign, end in zip((1, -1), ends, strict=True):
+        best = optimize.minimize(
+            lambda p, sign=sign: sign * of(p),
+            np.full(14, 1 / 14),
+            method="SLSQP",
+            bounds=[(1e-6, 1)] * 14,
+            constraints=[
+                {"type": "eq", "fun": lambda p: p.sum() - 1},
+                {"type": "ineq", "fun": lambda p: reach + 2 * np.log(14 * p).sum()},
+            ],
+            options={"maxiter": 500, "ftol": 1e-12},
+        )
+        assert best.success
+        assert end == pytest.approx(sign * best.fun, abs=1e-5)
+
+
+def test_empirical_likelihood_and_its_jackknife_meet() -> None:
+    """Jing, Yuan and Zhou's pseudo-values give the same ends to order 1/N, so to 1/√N of the width."""
+    for n in (200, 3200, 51_200):
+        scores = SNDR().score(drawn(n, seed=13))
+        sums = [(s.numerator.sum(), s.denominator.sum()) for s in scores]
+        without = sum((a - s.numerator) / (b - s.denominator) for (a, b), s in zip(sums, scores, strict=True))
+        assert isinstance(without, torch.Tensor)
+        pseudo = n * value(scores) - (n - 1) * without
+        low, high = likelihood_ends((Score(pseudo, torch.ones_like(pseudo)),), 3.84)
+        ours = likelihood_ends(scores, 3.84)
+        assert ours == pytest.approx((low, high), abs=1.2 / n**0.5 * (high - low))
+        assert high - low == pytest.approx(2 * 3.84**0.5 * stderr(scores), rel=1 / n**0.5)
+
+
+def test_empirical_likelihood_does_not_mind_the_unit() -> None:
+    """Rewards times 7 plus 3 under self-normalisation: the interval moves with them."""
+    rounds = drawn(80, seed=14)
+    one = SNIPS().score(rounds)
+    two = SNIPS().score(Rounds(7 * rounds.reward + 3, rounds.weight))
+    a, b = (interval(s, "empirical-likelihood") for s in (one, two))
+    assert b.low == pytest.approx(7 * a.low + 3, rel=1e-9)
+    assert b.high == pytest.approx(7 * a.high + 3, rel=1e-9)
+
+
+def test_the_furthest_weights_are_at_the_edge_of_the_ball() -> None:
+    for n, reach in ((2, 4000.0), (3, 0.01), (50, 3.84), (200_000, 3.84), (200_000, 1e-4)):
+        x = torch.rand(n, generator=torch.Generator().manual_seed(n), dtype=torch.float64) ** -0.3
+        p = furthest(x, reach)
+        assert float(p.sum()) == pytest.approx(1, rel=1e-12)
+        assert float((p * x).sum()) > float(x.mean())
+        if reach < 1000:  # beyond, a single row is left to within the smallest number
+            assert float(-2 * (n * p).log().sum()) == pytest.approx(reach, rel=1e-5, abs=1e-9)
+    same = furthest(torch.full((5,), 3.0, dtype=torch.float64), 3.84)
+    assert torch.equal(same, torch.full((5,), 0.2, dtype=torch.float64))
+
+
+def test_a_denominator_that_may_be_zero_gives_no_bound() -> None:
+    """Weights of both signs whose mean is within reach of 0: the ratio may be anything."""
+    below = torch.tensor([3.0, -2.0, 1.0, 2.0, -1.0, 0.5], dtype=torch.float64)
+    above = torch.linspace(0, 1, 6, dtype=torch.float64)
+    found = interval((Score(above, below),), "empirical-likelihood")
+    assert (found.low, found.high) == (-math.inf, math.inf)
+    # With enough rows the mean's sign is sure, and the interval has ends: also where the sign is minus.
+    many = (below + 1).repeat(100)
+    for sign in (1.0, -1.0):
+        sure = interval((Score(above.repeat(100), sign * many),), "empirical-likelihood")
+        assert sure.width < 0.2
 
 
 def test_bca_is_scipys_for_a_plain_mean() -> None:
@@ -128,9 +249,81 @@ def test_a_log_that_cannot_bound_the_value_gets_no_bound() -> None:
     weight = torch.zeros(20, dtype=torch.float64)
     weight[3] = 5.0
     scores = SNIPS().score(Rounds(torch.ones(20, dtype=torch.float64), weight))
-    for kind in ("bootstrap", "bca", "poisson"):
+    for kind in ("bootstrap", "bca", "poisson", "empirical-likelihood"):
         found = interval(scores, kind)
         assert (found.low, found.high) == (float("-inf"), float("inf"))
+    # Fifty units are where the sequence begins.
+    assert interval(scores, "anytime").width == math.inf
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("grouped", [False, True])
+def test_a_thing_differs_from_itself_by_nothing(kind: str, grouped: bool) -> None:
+    """Exactly zero, with no width at all: for one ratio, for a sum of two, in rows and in clusters."""
+    rounds = drawn(400, seed=15)
+    group = torch.arange(400) // 4 if grouped or kind == "cluster" else None
+    for estimator in (IPS(), SNIPS(), DR(), SNDR()):
+        scores = estimator.score(rounds)
+        found = paired_difference(scores, scores, kind, group=group, replicates=100)
+        assert found.value == 0
+        assert found.stderr == 0
+        assert (found.interval.low, found.interval.high) == (0, 0)
+
+
+def test_merging_keeps_the_value_and_the_influence() -> None:
+    rounds = drawn(100, seed=16)
+    scores = SNDR().score(rounds) + DR().score(rounds) + SNIPS().score(rounds)
+    less = merged(scores)
+    assert len(scores) == 4
+    assert len(less) == 2
+    assert value(less) == pytest.approx(value(scores), rel=1e-12)
+    assert torch.allclose(influence(less), influence(scores), atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_degenerate_rows(kind: str) -> None:
+    """Two rows, equal rows, one giant weight: an interval that holds the value, or none, never a crash."""
+    group = torch.arange(2) if kind == "cluster" else None
+    one = torch.ones(2, dtype=torch.float64)
+    two = interval((Score(torch.tensor([0.0, 1.0], dtype=torch.float64), one),), kind, group=group)
+    assert two.low < 0.5 < two.high
+    same = interval((Score(0.3 * one, one),), kind, group=group)
+    if kind in ("anytime", "poisson"):
+        # Two rows are before the first look, and a Poisson resample of two has none in one case of seven.
+        assert same.width == math.inf
+    else:
+        assert (same.low, same.high) == pytest.approx((0.3, 0.3), abs=1e-12)
+    weight = torch.ones(100, dtype=torch.float64)
+    weight[7] = 1e9
+    reward = torch.arange(100).double() % 2
+    rounds = Rounds(reward, weight)
+    group = torch.arange(100) if kind == "cluster" else None
+    for estimator in (IPS(), SNIPS()):
+        scores = estimator.score(rounds)
+        found = interval(scores, kind, group=group)
+        assert not math.isnan(found.low)
+        assert not math.isnan(found.high)
+        assert found.low <= value(scores) <= found.high
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_scores_that_are_no_numbers_are_refused(kind: str, bad: float) -> None:
+    x = torch.tensor([0.0, 1.0, bad, bad], dtype=torch.float64)
+    group = torch.tensor([0, 0, 1, 1])
+    with pytest.raises(BadInput, match=f"row 2: the numerator of a score is {bad}, not a finite number"):
+        interval((Score(x, torch.ones_like(x)),), kind, group=group)
+    with pytest.raises(BadInput, match=f"row 2: the denominator of a score is {bad}"):
+        interval((Score(torch.ones_like(x), x),), kind, group=group)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_weights_that_are_all_zero_are_refused(kind: str) -> None:
+    none = Rounds(torch.ones(60, dtype=torch.float64), torch.zeros(60, dtype=torch.float64))
+    none = Rounds(none.reward, none.weight, none.reward, none.reward)
+    for estimator in (SNIPS(), SNDR()):
+        with pytest.raises(BadInput, match="all weights are zero"):
+            interval(estimator.score(none), kind, group=torch.arange(60))
 
 
 def test_refusals() -> None:
@@ -147,6 +340,8 @@ def test_refusals() -> None:
         interval(IPS().score(drawn(1, seed=9)))
     with pytest.raises(BadInput, match="at least 2"):
         interval(scores, "bca", replicates=1)
+    with pytest.raises(BadInput, match="planned is 1"):
+        interval(scores, "anytime", planned=1)
     none = Rounds(torch.ones(5, dtype=torch.float64), torch.zeros(5, dtype=torch.float64))
     with pytest.raises(BadInput, match="all weights are zero"):
         interval(SNIPS().score(none))
