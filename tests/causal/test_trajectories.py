@@ -1,6 +1,7 @@
 """From logs and arrays to trajectories; marginal ratios; the reference case, and where a library is wrong."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -377,7 +378,7 @@ def test_arrays_become_the_same_trajectories() -> None:
         "state_ratio": want.need("state")[at],
     }
     for arrays in (flat, {k: v.numpy() for k, v in flat.items()}):
-        got = tabular_trajectories(**arrays, discount=0.9)  # type: ignore[arg-type]
+        got = tabular_trajectories(**arrays, discount=0.9)
         for name in ("reward", "ratio", "q_logged", "v_target"):
             assert torch.allclose(getattr(got, name), getattr(want, name)), name
         assert torch.equal(got.valid, at)
@@ -389,7 +390,7 @@ def test_arrays_become_the_same_trajectories() -> None:
 def test_arrays_that_cannot_be_are_refused() -> None:
     action, reward = torch.tensor([0, 1, 1, 0]), torch.zeros(4)
     half, dist = torch.full((4,), 0.5), torch.full((4, 2), 0.5)
-    refused = [
+    refused: list[tuple[tuple[Any, ...], str]] = [
         ((action, reward, half, dist, 3), "4 rows are no whole number of trajectories of 3 steps"),
         ((action, reward, half, dist, torch.tensor([1, 2])), "3 steps together, but there are 4 rows"),
         ((action, reward, half, dist, torch.tensor([4, 0])), "trajectory 1 has 0 steps"),
