@@ -205,9 +205,11 @@ def _fitted(
     model = clone(classifier)
     if "random_state" in model.get_params() and model.get_params()["random_state"] is None:
         model.set_params(random_state=seed.value % (1 << 32))
-    if key is not None:
-        return model.fit(x, y, **{key: by})
-    if draws > 1:  # without weights the classes weigh the same only if the logged rows are repeated
+    if key is None and draws > 1:  # without weights, both classes have the same mass if logged rows repeat
         again = np.where(y == 0, draws, 1)
         x, y = np.repeat(x, again, axis=0), np.repeat(y, again)
-    return model.fit(x, y)
+    # Mixed, for some learners hang on the order: neighbours at the same distance are taken as they come.
+    mixed = torch.randperm(len(y), generator=seed.split("order").torch()).numpy()
+    if key is None:
+        return model.fit(x[mixed], y[mixed])
+    return model.fit(x[mixed], y[mixed], **{key: by[mixed]})
