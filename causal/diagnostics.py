@@ -205,12 +205,9 @@ def verdict(d: Diagnostics) -> Verdict:
         elif bad:
             found.append((1, f"{sentence}: caution"))
 
-    size = f"ESS {_number(d.ess)} of {d.n:,}, one row holds {_percent(d.max_weight_share)} of the weight"
-    note(
-        d.ess < CAUTION_ESS or d.max_weight_share > CAUTION_SHARE,
-        d.ess < REFUSE_ESS or d.max_weight_share > REFUSE_SHARE,
-        size,
-    )
+    level_of_size, size = share_sentence(d.ess, d.n, d.max_weight_share)
+    if level_of_size:
+        found.append((level_of_size, size))
     if d.unseen_mass is not None:
         note(
             d.unseen_mass > CAUTION_UNSEEN,
@@ -247,6 +244,26 @@ def verdict(d: Diagnostics) -> Verdict:
     found.sort(key=lambda pair: -pair[0])
     level: Literal["caution", "refused"] = "refused" if found[0][0] == 2 else "caution"
     return Verdict(level, tuple(sentence for _, sentence in found))
+
+
+def share_sentence(ess: float, n: int, share: float, before: str = "") -> tuple[int, str]:
+    """Judge by effective rows and the largest share of the weight alone.
+
+    Args:
+        ess: effective number of rows.
+        n: number of rows.
+        share: the largest weight over the sum.
+        before: what the sentence begins with.
+
+    Returns:
+        0 with the plain figures, 1 for caution or 2 for a refusal, with the sentence.
+    """
+    size = f"{before}ESS {_number(ess)} of {n:,}, one row holds {_percent(share)} of the weight"
+    if ess < REFUSE_ESS or share > REFUSE_SHARE:
+        return 2, f"{size}: refused; use --force to print it anyway"
+    if ess < CAUTION_ESS or share > CAUTION_SHARE:
+        return 1, f"{size}: caution"
+    return 0, size
 
 
 def _number(x: float) -> str:

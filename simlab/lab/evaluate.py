@@ -25,9 +25,26 @@ class EvaluateConfig:
     "epsilon(greedy(popularity), 0.1)", saved:FOLDER, or column:NAME for a column of the file that holds the
     policy's probability of what was shown. Rankers learn from half of the users; the others judge."""
     estimators: tuple[str, ...] = ("all",)
-    """Estimators, such as ips snips dr, or all."""
+    """Estimators, such as ips snips dr, or all that apply; simlab list estimators, slate-estimators and
+    trajectory-estimators show them."""
+    unit: Literal["auto", "round", "slate", "trajectory"] = "auto"
+    """What is weighed: a round as a whole, the slots of a slate, or a user's session of rounds. auto is slate
+    where a row shows several items, and else round."""
+    logger: str | None = None
+    """With slates, the policy that logged them, in the words of --policy: what it would have shown below or
+    beside each item opens the cascade, document and pseudo-inverse estimators."""
+    examination: tuple[float, ...] = ()
+    """With slates and --logger, the chance that each slot is examined, for pbm: --examination 1 0.5 0.3."""
+    discount: float = 1.0
+    """With trajectories, what a reward one step later is worth."""
+    horizon: int | None = None
+    """With trajectories, the steps that count; by default as many as the longest session has."""
+    reward_range: tuple[float, float] | None = None
+    """The lowest and the highest reward that a row can have. Rewards outside are refused, and the verdict
+    says how far what was never shown can move the value."""
     interval: str = "student-t"
-    """Kind of interval: normal, student-t, bootstrap, bca, bernstein, cluster or poisson."""
+    """Kind of interval: normal, student-t, bootstrap, bca, bernstein, cluster, poisson, empirical-likelihood
+    or anytime (it holds however often you look)."""
     level: float = 0.95
     """Level of the intervals, between 0 and 1."""
     reward_model: str = "auto"

@@ -8,15 +8,23 @@ import torch
 from torch import Tensor
 
 from causal.contract import MODEL, Rounds, Score, ones, possible
-from causal.diagnostics import Diagnostics, Verdict, diagnose, verdict
+from causal.diagnostics import Diagnostics, Verdict, check_range, diagnose, verdict
 from causal.evaluation import Estimate, estimate, evaluate, paired_difference, to_frame
 from causal.intervals import KINDS
 from causal.rewards import RewardModel, answers
 from causal.rounds import rounds
 from simlab.errors import BadInput, nearest
+from simlab.lab.evaluation_units import (
+    Unit,
+    Weighed,
+    check_estimators,
+    unit_of,
+    weigh_slates,
+    weigh_trajectories,
+)
 from simlab.lab.grammar import parse
 from simlab.lab.log_source import LogSource, load, named, probability
-from simlab.lab.reward_models import check_word, reward_model
+from simlab.lab.reward_models import cascade_model, check_word, q_model, reward_model
 from simlab.lab.targets import Target, make_target
 from simlab.parts import names, part
 from simlab.seeds import Seed
@@ -61,6 +69,7 @@ class Result:
         truth: what the policy earns by its own log, if there is one.
         notes: what the reader must know, in sentences.
         item_names: the owner's item ids.
+        unit: what was weighed.
     """
 
     policy: str
@@ -73,6 +82,7 @@ class Result:
     truth: Truth | None
     notes: tuple[str, ...]
     item_names: tuple[str, ...]
+    unit: Unit = "round"
 
 
 class _Logged:
@@ -94,10 +104,7 @@ def check(config: "EvaluateConfig") -> None:
     Raises:
         BadInput: one sentence with the option, its value and the nearest known one.
     """
-    known = [n.replace("_", "-") for n in names("estimator")]
-    for name in config.estimators:
-        if name != "all" and name not in known:
-            raise BadInput(f"there is no estimator named {name}{nearest(name, [*known, 'all'])}")
+    check_estimators(config.estimators, None if config.unit == "auto" else config.unit)
     if not config.estimators:
         raise BadInput("--estimators is empty; name some, or all")
     if config.interval not in KINDS:
@@ -106,10 +113,18 @@ def check(config: "EvaluateConfig") -> None:
         raise BadInput(f"level is {config.level}, but a coverage is between 0 and 1")
     if config.folds < 2:
         raise BadInput(f"folds is {config.folds}, but cross-fitting needs at least 2")
+    if not 0 <= config.discount <= 1:
+        raise BadInput(f"discount is {config.discount}, but it is in [0, 1]")
+    if config.horizon is not None and config.horizon < 1:
+        raise BadInput(f"horizon is {config.horizon}, but at least one step counts")
+    if any(not 0 <= x <= 1 for x in config.examination):
+        wrong = next(x for x in config.examination if not 0 <= x <= 1)
+        raise BadInput(f"examination has {wrong}, but it is a chance between 0 and 1")
     check_word(config.reward_model)
     named(config.log)
-    if not config.policy.startswith(_COLUMN):
-        parse(config.policy)
+    for words in (config.policy, config.logger):
+        if words is not None and not words.startswith(_COLUMN):
+            parse(words)
 
 
 def evaluate_log(config: "EvaluateConfig") -> Result:
@@ -120,7 +135,49 @@ def evaluate_log(config: "EvaluateConfig") -> Result:
     """
     seed = Seed(config.seed)
     source = load(config)
+    unit = unit_of(config, source)
+    if config.reward_range is not None:
+        check_range(source.log.reward.double(), *config.reward_range)
     target = _target(config, source, seed)
+    if unit == "round":
+        weighed, found = _weigh_rounds(config, source, target, seed)
+    else:
+        weighed = _weigh_others(config, source, target, unit, seed)
+        found = diagnose(weighed.rounds)
+    kind, level, luck = config.interval, config.level, seed.split("intervals")
+    estimates = evaluate(weighed.data, weighed.estimators, kind, level, seed=luck)
+    logged = estimate(_Logged(), weighed.rounds, kind, level, seed=luck)
+    frame = to_frame(estimates)
+    lifts = [
+        paired_difference(e.scores, logged.scores, kind, level, group=weighed.rounds.group, seed=luck)
+        for e in estimates
+    ]
+    frame["lift"] = [d.value for d in lifts]
+    frame["lift_low"] = [d.interval.low for d in lifts]
+    frame["lift_high"] = [d.interval.high for d in lifts]
+    return Result(
+        policy=target.name,
+        frame=frame,
+        estimates=estimates,
+        logged=logged,
+        rounds=weighed.rounds,
+        diagnostics=found,
+        verdict=weighed.verdict,
+        truth=_truth(config, source, target),
+        notes=(*target.notes, *weighed.notes),
+        item_names=target.log.item_names,
+        unit=unit,
+    )
+
+
+def _weigh_rounds(
+    config: "EvaluateConfig", source: LogSource, target: Target, seed: Seed
+) -> tuple[Weighed, Diagnostics]:
+    """Weigh each round as a whole, and judge the one set of weights.
+
+    Raises:
+        BadInput: for a log that cannot answer, unless forced.
+    """
     chosen, model, notes = _estimators(config, target, source)
     weighed = rounds(
         target.log,
@@ -132,35 +189,34 @@ def evaluate_log(config: "EvaluateConfig") -> Result:
         page_slots=source.page_slots if target.log.position is not None else None,
     )
     policy = None if isinstance(target.policy, Tensor) else target.policy
-    found = diagnose(weighed, target.log, policy, past=target.past, page_slots=source.page_slots)
+    found = diagnose(
+        weighed,
+        target.log,
+        policy,
+        past=target.past,
+        page_slots=source.page_slots,
+        reward_range=config.reward_range,
+    )
     said = verdict(found)
     if said.level == "refused" and not config.force:
         raise BadInput(said.sentences[0])
-    if "all" in config.estimators:  # all that apply to this log
+    if "all" in config.estimators:
         chosen = [e for e in chosen if possible(e, weighed)]
-    kind, level, luck = config.interval, config.level, seed.split("intervals")
-    estimates = evaluate(weighed, chosen, kind, level, seed=luck)
-    logged = estimate(_Logged(), weighed, kind, level, seed=luck)
-    frame = to_frame(estimates)
-    lifts = [
-        paired_difference(e.scores, logged.scores, kind, level, group=weighed.group, seed=luck)
-        for e in estimates
-    ]
-    frame["lift"] = [d.value for d in lifts]
-    frame["lift_low"] = [d.interval.low for d in lifts]
-    frame["lift_high"] = [d.interval.high for d in lifts]
-    return Result(
-        policy=target.name,
-        frame=frame,
-        estimates=estimates,
-        logged=logged,
-        rounds=weighed,
-        diagnostics=found,
-        verdict=said,
-        truth=_truth(config, source, target),
-        notes=(*target.notes, *notes),
-        item_names=target.log.item_names,
-    )
+    return Weighed(weighed, weighed, chosen, said, notes), found
+
+
+def _weigh_others(
+    config: "EvaluateConfig", source: LogSource, target: Target, unit: str, seed: Seed
+) -> Weighed:
+    """Weigh slates or trajectories."""
+    knows = not isinstance(target.policy, Tensor) and config.reward_model != "none"
+    if unit == "slate":
+        model = None
+        if knows and config.logger is not None:
+            model = cascade_model(config.reward_model, target.log, source.catalog)
+        return weigh_slates(config, source, target, model, seed)
+    recipe = q_model(config.reward_model, target.log, source.catalog) if knows else None
+    return weigh_trajectories(config, target, recipe, seed)
 
 
 def _target(config: "EvaluateConfig", source: LogSource, seed: Seed) -> Target:

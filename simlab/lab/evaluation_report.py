@@ -28,6 +28,13 @@ _WORDS = {
     "refused": "The log cannot answer. The numbers below were asked for with --force; do not act on them.",
 }
 
+PLURAL = {"round": "rounds", "slate": "slates", "trajectory": "trajectories"}
+
+_BEST = (
+    " Estimators lean on different weights; these are those of the one with the most effective rows, at its "
+    "worst slot or step."
+)
+
 DM_NOTE = "DM's interval knows nothing of the reward model's own error, so it is too narrow."
 
 
@@ -51,11 +58,15 @@ def print_result(result: Result, folder: Path) -> None:
             number(row["stderr"], 3),
             number(row["low"], 3),
             number(row["high"], 3),
-            number(round(row["ess"]) if row["ess"] >= 100 else row["ess"], 2),
-            f"{row['max_weight_share']:.2%}",
+            number(round(row["ess"]) if row["ess"] >= 100 else row["ess"], 2)
+            if row["ess"] == row["ess"]
+            else "",
+            f"{row['max_weight_share']:.2%}" if row["ess"] == row["ess"] else "",
             f"{row['n']:,}",
         )
-    console.print(Text(f"{result.policy}, evaluated on {result.logged.n:,} rounds", style="bold"))
+    console.print(
+        Text(f"{result.policy}, evaluated on {result.logged.n:,} {PLURAL[result.unit]}", style="bold")
+    )
     console.print(table)
     console.print(
         f"The log's own mean is {number(result.logged.value)} "
@@ -95,7 +106,8 @@ def write(run: Run, result: Result, config: "EvaluateConfig") -> None:
         f"What {result.policy} would have earned on {_short(config.log)}",
         sections(result),
         {
-            "summary": f"{result.logged.n:,} rounds, seed {config.seed}, simlab {made['simlab']}",
+            "summary": f"{result.logged.n:,} {PLURAL[result.unit]}, seed {config.seed}, "
+            f"simlab {made['simlab']}",
             "command": shlex.join(["simlab", *sys.argv[1:]])
             if sys.argv[1:2] == ["evaluate"]
             else "simlab evaluate",
@@ -123,8 +135,9 @@ def sections(result: Result) -> list[Section]:
         found.append(
             Section(
                 "Weights",
-                "A round's weight says how many times more often the policy would show what it logs than the "
-                "logger did. Estimates can be trusted as far as many rounds carry the weight.",
+                f"A {result.unit}'s weight says how many times more often the policy would show what it logs "
+                f"than the logger did. Estimates can be trusted as far as many {PLURAL[result.unit]} carry "
+                "the weight." + ("" if result.unit == "round" else _BEST),
                 table=_weights(result),
                 figures=[weight_histogram(weight), weight_share(weight)],
             )
@@ -149,7 +162,7 @@ def sections(result: Result) -> list[Section]:
 
 def _reading(result: Result, level: str) -> str:
     kind = result.logged.interval.kind
-    units = "users" if result.rounds.group is not None else "rounds"
+    units = "users" if result.rounds.group is not None else PLURAL[result.unit]
     own = (
         f"The log's own mean reward is {number(result.logged.value)} "
         f"({_interval(result.logged.interval.low, result.logged.interval.high)}). The lift is the difference "
@@ -183,7 +196,7 @@ def _shown(result: Result, level: str) -> pd.DataFrame:
             "lift, high": frame["lift_high"],
             "ESS": frame["ess"].round(1),
             "largest weight": [f"{x:.2%}" for x in frame["max_weight_share"]],
-            "rounds": frame["n"],
+            PLURAL[result.unit]: frame["n"],
         }
     )
 
@@ -196,7 +209,7 @@ def _forest(result: Result, level: str) -> "go.Figure":
         frame["low"].tolist(),
         frame["high"].tolist(),
         title=f"Estimates of {result.policy}",
-        axis=f"mean reward of a round, {level} interval",
+        axis=f"mean reward of a {result.unit}, {level} interval",
         alt="Each estimator's value with its interval, and lines at the log's own mean"
         + (f" and at {result.truth.label}." if result.truth is not None else "."),
     )

@@ -9,6 +9,8 @@ from simlab.lab.policies import ranker_settings
 from simlab.parts import names, part
 
 if TYPE_CHECKING:
+    from causal.cascade_reward import CascadeModel
+    from causal.q_models import QModel
     from causal.rewards import RewardModel
     from simlab.context import Catalog
     from simlab.log import Log
@@ -69,6 +71,61 @@ def reward_model(word: str, log: "Log", catalog: "Catalog | None" = None) -> "Re
         return ranker
 
     return RankerReward(make, past=make(Sizes(1, log.n_items)).past)
+
+
+def cascade_model(word: str, log: "Log", catalog: "Catalog") -> "CascadeModel":
+    """Return the recipe of a model of what is still to come in a slate that a reward model's word names.
+
+    It regresses sums of clicks, so logistic and auto become ridge. A ranker models each item alone, and what
+    is still to come is their sum.
+
+    Args:
+        word: as in `reward_model`.
+        log: whose catalogue's size decides what auto is: above `LARGE` items, rates of clicks.
+        catalog: the items.
+    """
+    from causal.cascade_reward import AdditiveCascade, SklearnCascade
+
+    if word == "auto" and log.n_items > LARGE:
+        word = "popularity(by=rate)"
+    if word in KNOWN or "." in word.partition("(")[0]:
+        known = catalog if catalog.features.shape[1] else None
+        plain = "ridge" if word in ("auto", "logistic") else word
+        return SklearnCascade(_estimator(plain, binary=False), known)
+    model = reward_model(word, log, catalog)
+    assert model is not None
+    return AdditiveCascade(model)
+
+
+def q_model(word: str, log: "Log", catalog: "Catalog") -> "QModel":
+    """Return the recipe of a Q-model for fitted-Q evaluation that a reward model's word names.
+
+    Returns are no probabilities, so logistic and auto become ridge.
+
+    Args:
+        word: as in `reward_model`.
+        log: whose catalogue's size decides what auto is: above `LARGE` items, a ranker.
+        catalog: the items.
+    """
+    from causal.q_models import RankerQ, SklearnQ
+    from simlab.rankers.contract import Ranker, Sizes
+
+    if word == "auto" and log.n_items > LARGE:
+        word = "mf"
+    if word in KNOWN or "." in word.partition("(")[0]:
+        known = catalog if catalog.features.shape[1] else None
+        plain = "ridge" if word in ("auto", "logistic") else word
+        return SklearnQ(_estimator(plain, binary=False), known)
+    call = parse(word)
+    family: Any = part("ranker", call.name)
+    settings = ranker_settings(call)
+
+    def make(sizes: Sizes) -> Ranker:
+        ranker = family.build(sizes, settings, catalog)
+        assert isinstance(ranker, Ranker)
+        return ranker
+
+    return RankerQ(make, past=make(Sizes(1, log.n_items)).past)
 
 
 def _clicks(log: "Log") -> bool:

@@ -1,0 +1,236 @@
+"""What is weighed: rounds, the slots of slates, or trajectories; and a verdict on each estimator's weights.
+
+For rounds there is one set of weights and one verdict. Estimators of slates and trajectories lean on
+different weights: those of whole slates may rest on two rows where those of slots are fine. So each is judged
+by its own.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from causal.cascade_reward import CascadeModel
+from causal.contract import Rounds, Scored, Slates, Trajectories, possible
+from causal.diagnostics import Verdict, share_sentence
+from causal.evaluation import effective, overlap
+from causal.slates import marginals_error, slates
+from causal.trajectories import trajectories
+from simlab.errors import BadInput, nearest
+from simlab.lab.log_source import LogSource
+from simlab.lab.targets import Target, make_target
+from simlab.parts import names, part
+from simlab.seeds import Seed
+
+if TYPE_CHECKING:
+    from simlab.lab.evaluate import EvaluateConfig
+
+Unit = Literal["round", "slate", "trajectory"]
+
+KINDS: dict[Unit, str] = {
+    "round": "estimator",
+    "slate": "slate estimator",
+    "trajectory": "trajectory estimator",
+}
+"""The kind of part that scores each unit."""
+
+
+@dataclass(frozen=True, eq=False)
+class Weighed:
+    """What is to be scored.
+
+    Attributes:
+        data: of each unit.
+        rounds: reward and weight of each unit, for the figures and the diagnostics: the weights of the
+            estimator that has the most effective rows.
+        estimators: that are judged fit, the simplest first.
+        verdict: on the weights of each estimator.
+        notes: what the reader must know, in sentences.
+    """
+
+    data: Scored
+    rounds: Rounds
+    estimators: list[Any]
+    verdict: Verdict
+    notes: tuple[str, ...] = ()
+
+
+def unit_of(config: "EvaluateConfig", source: LogSource) -> Unit:
+    """Return what is weighed.
+
+    Raises:
+        BadInput: for options that go with another unit, and slots where rows have one item.
+    """
+    unit: Unit = ("slate" if source.log.slots > 1 else "round") if config.unit == "auto" else config.unit
+    if unit == "slate" and source.log.slots == 1:
+        raise BadInput("--unit slate needs several items a row, and this log has one; use --unit round")
+    for name, given, owner in (
+        ("--logger", config.logger is not None, "slate"),
+        ("--examination", bool(config.examination), "slate"),
+        ("--discount", config.discount != 1.0, "trajectory"),
+        ("--horizon", config.horizon is not None, "trajectory"),
+    ):
+        if given and unit != owner:
+            raise BadInput(f"{name} is for --unit {owner}, and this evaluation weighs each {unit}")
+    return unit
+
+
+def check_estimators(chosen: Sequence[str], unit: Unit | None = None) -> None:
+    """Refuse a name that no estimator has.
+
+    Args:
+        chosen: the words of the command line.
+        unit: what is weighed, where it is known; else any kind will do.
+
+    Raises:
+        BadInput: with the nearest name, or the unit that the name belongs to.
+    """
+    every = {u: [n.replace("_", "-") for n in names(kind)] for u, kind in KINDS.items()}
+    known = [n for u in every if unit in (None, u) for n in every[u]]
+    for name in chosen:
+        if name == "all" or name in known:
+            continue
+        homes = [u for u in every if name in every[u]]
+        if homes:
+            raise BadInput(
+                f"estimator {name} is for --unit {homes[0]}, and this evaluation weighs each {unit}"
+            )
+        raise BadInput(f"there is no estimator named {name}{nearest(name, [*known, 'all'])}")
+
+
+def weigh_slates(
+    config: "EvaluateConfig", source: LogSource, target: Target, model: CascadeModel | None, seed: Seed
+) -> Weighed:
+    """Weigh the slates of a log, and judge each estimator by the weights that it leans on.
+
+    Raises:
+        BadInput: if no estimator can be believed, unless forced.
+    """
+    if isinstance(target.policy, Tensor):
+        raise BadInput(
+            "a column says how likely a whole slate is, and estimators of slates need more; use --unit round"
+        )
+    logger = None
+    if config.logger is not None:
+        logger = make_target(config.logger, source.log, source.catalog, seed.split("logger"))
+        if len(logger.log) != len(source.log):
+            raise BadInput(f"--logger {config.logger} learns from the log, so it cannot have logged it")
+    policy = None if logger is None else logger.policy
+    assert not isinstance(policy, Tensor)
+    alpha = None
+    if config.examination:
+        if len(config.examination) != source.log.slots:
+            have = len(config.examination)
+            raise BadInput(f"--examination has {have} numbers, but slates have {source.log.slots} slots")
+        alpha = torch.tensor(config.examination, dtype=torch.float64)
+    data = slates(
+        target.log,
+        target.policy,
+        logger=policy,
+        examination=alpha,
+        reward_model=model if logger is not None else None,
+        folds=config.folds,
+        seed=seed.split("folds"),
+        past=target.past,
+    )
+    chosen = _possible(config, "slate", data)
+    total = data.reward.sum(1)
+    kept, said, best = _judged(config, chosen, data)
+    error = marginals_error(data)
+    notes = [f"{error[0].upper()}{error[1:]}."] if data.marginal_error is not None else []
+    if config.logger is None:
+        notes.append("Say with --logger who logged the slates, and more estimators apply.")
+    return Weighed(data, Rounds(total, best, group=data.group), kept, said, tuple(notes))
+
+
+def weigh_trajectories(config: "EvaluateConfig", target: Target, recipe: Any, seed: Seed) -> Weighed:
+    """Weigh the sessions of a log, and judge each estimator by the weights that it leans on.
+
+    Args:
+        config: the options.
+        target: what is to be evaluated.
+        recipe: of a Q-model, or None.
+        seed: of folds and fits.
+
+    Raises:
+        BadInput: if no estimator can be believed, unless forced.
+    """
+    q = None
+    if recipe is not None and not isinstance(target.policy, Tensor):
+        from causal.fqe import fqe
+
+        q = fqe(
+            target.log,
+            target.policy,
+            recipe,
+            config.discount,
+            horizon=config.horizon,
+            folds=config.folds,
+            past=target.past,
+            seed=seed.split("fqe"),
+        )
+    data = trajectories(
+        target.log, target.policy, config.discount, q, horizon=config.horizon, past=target.past
+    )
+    chosen = _possible(config, "trajectory", data)
+    kept, said, best = _judged(config, chosen, data)
+    total = (data.reward * data.gammas).sum(1)
+    return Weighed(data, Rounds(total, best, group=data.group), kept, said)
+
+
+def _possible(config: "EvaluateConfig", unit: Unit, data: Slates | Trajectories) -> list[Any]:
+    """Return the estimators that were asked for, or all that apply, the simplest first."""
+    check_estimators(config.estimators, unit)
+    if "all" in config.estimators:
+        found: list[Any] = [part(KINDS[unit], name)() for name in names(KINDS[unit])]
+        found = [e for e in found if possible(e, data)]
+        if isinstance(data, Slates) and not data.per_slot:
+            found = [e for e in found if e.leans in ("joint", "pseudo")]
+        return sorted(found, key=lambda e: (len(e.needs), len(e.name)))
+    return [part(KINDS[unit], name)() for name in dict.fromkeys(config.estimators)]
+
+
+def _judged(
+    config: "EvaluateConfig", chosen: list[Any], data: Slates | Trajectories
+) -> tuple[list[Any], Verdict, Float[Tensor, " round"]]:
+    """Judge each estimator by its own weights.
+
+    Returns:
+        Those that may be printed, the verdict, and the weights of the one with the most effective rows.
+
+    Raises:
+        BadInput: if there is none, unless forced.
+    """
+    found: dict[str, tuple[int, str]] = {}
+    alike: dict[tuple[int, str], list[str]] = {}
+    best, most = torch.ones(len(data), dtype=torch.float64), -1.0
+    steadiest: tuple[int, str] | None = None
+    for estimator in chosen:
+        for name in estimator.needs:
+            data.need(name)
+        if not estimator.leans:
+            found[estimator.name] = (0, "")
+            continue
+        ess, share = overlap(estimator, data)
+        found[estimator.name] = share_sentence(ess, len(data), share)
+        alike.setdefault(found[estimator.name], []).append(estimator.name)
+        if ess > most:
+            most, weight, steadiest = ess, getattr(data, estimator.leans), found[estimator.name]
+            best = weight if weight.ndim == 1 else min(weight.unbind(1), key=effective)
+    refused = [name for name, (level, _) in found.items() if level == 2]
+    kept = [e for e in chosen if config.force or e.name not in refused]
+    if not any(e.leans for e in kept):
+        if steadiest is None:
+            raise BadInput("no estimator that weighs applies to this log")
+        raise BadInput(f"{', '.join(alike[steadiest])}: {steadiest[1]}")
+    sentences = [
+        f"{', '.join(who)}: {words}" for (level, words), who in sorted(alike.items(), reverse=True) if level
+    ]
+    worst = max((level for e in kept for level in (found[e.name][0],)), default=0)
+    level: Literal["ok", "caution", "refused"] = ("ok", "caution", "refused")[worst]
+    if not sentences:
+        sentences = [f"{most:,.0f} effective rows of {len(data):,} behind the steadiest estimator: ok"]
+    return kept, Verdict(level, tuple(sentences)), best
