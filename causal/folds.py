@@ -172,7 +172,8 @@ def _given(log: Log, fold: Int[Tensor, " round"], least: int, group: bool) -> in
     names = torch.unique(fold)
     empty = [k for k in range(least, count) if k not in names.tolist()]
     if empty or count - least < 2:
-        what = f"fold {empty[0]} has no rounds" if empty else "there is one fold only"
+        name = "the burn-in, fold -1," if empty[:1] == [-1] else f"fold {empty[0]}" if empty else ""
+        what = f"{name} has no rounds" if empty else "there is one fold only"
         raise BadInput(f"{what}, so there is nothing to learn from or nothing to score")
     if group:
         pairs = torch.unique(torch.stack([log.user, fold]), dim=1)[0]

@@ -15,6 +15,7 @@ from causal.bandit.dm import DM
 from causal.bandit.dr import DR
 from causal.contract import value
 from causal.evaluation import estimate
+from causal.folds import Folds, clock
 from causal.rewards import Fitted, RankerReward, RewardModel, answers, assign, cross_fit
 from causal.rounds import rounds
 from causal.sklearn_reward import SklearnReward
@@ -249,3 +250,137 @@ def test_refusals() -> None:
         counting.fit(odd, 1, Seed(0))
     with pytest.raises(BadInput, match="wants past=0, but its reward model says 3"):
         replace(counting, past=3).fit(log, 2, Seed(0))
+
+
+@dataclass(frozen=True)
+class Latest:
+    """Says, of every row, the latest time (feature 1) that it has learned from."""
+
+    time: float = -1.0
+    past: ClassVar[int] = 0
+
+    def fit(self, log: Log, slots: int, seed: Seed, weight: Tensor | None = None) -> Fitted:
+        return Latest(float(log.context().features[:, 1].max()))
+
+    def predict(self, context: Context, position: Tensor) -> Tensor:
+        shape = (*position.shape, context.candidates.shape[1])
+        return torch.full(shape, self.time, dtype=torch.float64)
+
+
+def timed(n: int, step: Tensor) -> Log:
+    """A bandit log whose second feature is its time."""
+    log = bandit_log(n)
+    return replace(log, step=step, features=torch.stack([log.context().features[:, 0], step.float()], 1))
+
+
+@pytest.mark.parametrize("folds", [1, 4])
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_in_time_order_a_model_knows_only_what_came_before(folds: int, shuffled: bool) -> None:
+    step = torch.arange(100) // 2  # two rounds at each time
+    if shuffled:
+        step = step[torch.randperm(100, generator=torch.Generator().manual_seed(0))]
+    log = timed(100, step)
+    fit = cross_fit(log, Latest(), folds, order="time")
+    said = fit.predict(slice(None), log.context(), torch.zeros(100, 1, dtype=torch.long))[:, 0, 0]
+    early = ~fit.scored
+    assert int(early.sum()) == 100 // (folds + 1)
+    assert int(step[early].max()) < int(step[~early].min())
+    assert bool(said[early].isnan().all())
+    assert bool((said[~early] < step[~early]).all())
+    # And it has learned from all of it: the time just before its fold.
+    for k in range(folds):
+        here = fit.fold == k
+        assert float(said[here][0]) == int(step[here].min()) - 1
+
+
+def test_rounds_leave_the_burn_in_out() -> None:
+    log = timed(120, torch.arange(120))
+    target = Softmax(bandit_world().target.log())
+    found = rounds(log, target, cross_fit(log, Latest(), 3, order="time"), chunk=7)
+    assert len(found) == 90
+    assert torch.equal(found.reward, log.reward[30:])
+    assert found.q_logged is not None
+    assert found.q_target is not None
+    assert torch.equal(found.q_logged, (torch.arange(90) // 30 * 30 + 29).double())
+    assert torch.allclose(found.q_target, found.q_logged, atol=1e-9)
+    assert torch.allclose(found.weight, rounds(log, target).weight[30:])
+    # The same folds of a fit at random are no other than without.
+    fit = cross_fit(log, SklearnReward(LogisticRegression()), group=False)
+    one, two = rounds(log, target, fit), rounds(log, target, SklearnReward(LogisticRegression()))
+    assert one.q_target is not None
+    assert two.q_target is not None
+    assert torch.equal(one.q_target, two.q_target)
+    with pytest.raises(BadInput, match="fitted models are of 120 rounds, but the log has 60"):
+        rounds(log.rows(slice(60)), target, fit)
+
+
+def test_time_must_be_known() -> None:
+    log = bandit_log(30)
+    with pytest.raises(
+        BadInput, match="no column step and no time was given, so a fold could learn from rounds"
+    ):
+        cross_fit(log, Memory(), order="time")
+    assert torch.equal(clock(log, torch.arange(30)), torch.arange(30))
+    with pytest.raises(BadInput, match="time has 20 rows, but the log has 30"):
+        clock(log, torch.arange(20))
+    with pytest.raises(BadInput, match="time, row 3: is not a number"):
+        clock(log, torch.where(torch.arange(30) == 3, torch.nan, torch.arange(30)))
+    again = replace(
+        log, user=torch.arange(30) // 2, session=torch.arange(30) % 2, step=torch.zeros(30).long()
+    )
+    with pytest.raises(
+        BadInput, match="column step: user 0 has several sessions and step starts again in each"
+    ):
+        cross_fit(again, Memory(), order="time")
+    with pytest.raises(BadInput, match="order is random or time, not tme; did you mean time"):
+        cross_fit(log, Memory(), order="tme")
+    with pytest.raises(BadInput, match="time is for folds with order time, and their order is random"):
+        cross_fit(log, Memory(), time=torch.arange(30))
+    with pytest.raises(BadInput, match="folds is 0, but at least 1 must be scored"):
+        cross_fit(log, Memory(), 0, order="time", time=torch.arange(30))
+    lumps = torch.tensor([0] * 25 + [1] * 5)
+    with pytest.raises(
+        BadInput, match="30 rounds at 2 times, of which one has 25, cannot be cut into 2 folds"
+    ):
+        cross_fit(log, Memory(), 2, order="time", time=lumps)
+
+
+def test_given_folds_must_not_leak() -> None:
+    log = replace(bandit_log(30), user=torch.arange(30) // 3)
+    time, thirds = torch.arange(30), torch.arange(30) // 10
+    dealt = Folds.deal(log, 3, Seed(0), order="time", time=time, fold=thirds - 1)
+    assert dealt.count == 2
+    assert dealt.train(1).tolist() == list(range(20))
+    swapped = thirds.clone()
+    swapped[4], swapped[14] = 1, 0
+    with pytest.raises(
+        BadInput, match="time leaks between folds: row 14 of fold -1 is of time 14, and row 4 of fold 0"
+    ):
+        Folds.deal(log, 3, Seed(0), order="time", time=time, fold=swapped - 1)
+    with pytest.raises(
+        BadInput, match="the burn-in, fold -1, has no rounds, so there is nothing to learn from"
+    ):
+        Folds.deal(log, 3, Seed(0), order="time", time=time, fold=thirds)
+    with pytest.raises(
+        BadInput, match="user 3 is in two folds, so a model scores a user that it has learned"
+    ):
+        Folds.deal(log, 3, Seed(0), fold=thirds)
+    assert Folds.deal(log, 3, Seed(0), False, fold=thirds).count == 3
+    with pytest.raises(BadInput, match="fold, row 0: -1 is below 0"):
+        Folds.deal(log, 3, Seed(0), False, fold=thirds - 1)
+    with pytest.raises(BadInput, match="fold 1 has no rounds"):
+        Folds.deal(log, 3, Seed(0), False, fold=torch.where(thirds == 1, 2, thirds))
+    with pytest.raises(BadInput, match="there is one fold only"):
+        Folds.deal(log, 3, Seed(0), False, fold=torch.zeros(30, dtype=torch.long))
+    with pytest.raises(BadInput, match="fold has 20 rows, but the log has 30"):
+        Folds.deal(log, 3, Seed(0), False, fold=thirds[:20])
+
+
+def test_items_that_a_model_never_met_are_marked() -> None:
+    log = bandit_log(60)
+    slate = torch.where(torch.arange(60)[:, None] == 17, 2, log.slate % 2)
+    fit = cross_fit(replace(log, slate=slate), SklearnReward(LogisticRegression()))
+    assert fit.unseen is not None
+    assert fit.unseen.nonzero().flatten().tolist() == [17]
+    with pytest.raises(BadInput, match="fold 0: all 40 rounds to learn from have weight 0"):
+        cross_fit(log, SklearnReward(LogisticRegression()), weight=torch.zeros(60).double())
