@@ -109,7 +109,7 @@ def audit(estimated: Propensities) -> Audit:
     """Hold the log's own propensities against estimated ones.
 
     The e-value is the split likelihood ratio of Wasserman, Ramdas and Balakrishnan (2020), "Universal
-    inference", PNAS, averaged over the folds as in their section 4 (cross-fit), with the one hypothesis that
+    inference", PNAS, averaged over the folds (their cross-fit form), with the one hypothesis that
     the logged propensities are right. It holds for a model that is fitted on other rows and nothing else, and
     needs rows of different folds to be independent.
 

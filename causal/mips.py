@@ -148,7 +148,7 @@ def marginal_weight(
     """Return w(x, e) of each round, for `Rounds.embedding`, from a known p(e|x, a).
 
     Source: Saito and Joachims (2022), "Off-policy evaluation for large action spaces via embeddings", ICML,
-    section 3.1.
+    section 3.
 
     Args:
         log: one item a row.

@@ -41,7 +41,7 @@ class Calibrated:
     - `isotonic`: each candidate's p̂ goes through one non-decreasing function, fitted to whether it was
       shown,
       and a row is divided by its sum (Zadrozny and Elkan 2002, "Transforming classifier scores into accurate
-      multiclass probability estimates", KDD, section 4: one against all).
+      multiclass probability estimates", KDD, one against all).
 
     Of slates the item at the top is looked at.
 

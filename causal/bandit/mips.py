@@ -20,7 +20,7 @@ class MIPS:
     small where items of one e are alike in reward, or in weight.
 
     Source: Saito and Joachims (2022), "Off-policy evaluation for large action spaces via embeddings", ICML,
-    section 3 (the estimator and its bias, theorem 3.5).
+    section 3 (the estimator and its bias).
     """
 
     name: ClassVar[str] = "MIPS"

@@ -68,7 +68,7 @@ def test_clusters_are_exact_without_a_direct_effect(estimator: MIPS | SNMIPS) ->
 
 
 def test_with_a_direct_effect_the_bias_is_the_documented_one() -> None:
-    """Theorem 3.5, by loops over contexts, clusters and pairs of items."""
+    """The paper's theorem on bias, by loops over contexts, clusters and pairs of items."""
     world = clustered(UNLIKE)
     every = world.listed()
     found, p = world.rounds()
