@@ -89,16 +89,23 @@ def test_the_paper_s_sample_objective_has_that_expectation() -> None:
 
 def test_the_linear_model_is_the_minimiser() -> None:
     """A model that is wrong for every β: no step away from its β lowers the exact variance, to 1e-10."""
-    world = flat(table([0.2, 0.9, 0.4], [0.7, 0.1, 0.8]))  # the best item changes with the context
+    # Four items: with three, β and d'Ωd = 0 for q̂ = q + c / w would leave nothing to minimise.
+    world = BanditWorld(
+        chance=table([0.3, 0.7])[0],
+        reward=table([0.2, 0.9, 0.4, 0.6], [0.7, 0.1, 0.8, 0.3]),  # the best item changes with the context
+        logger=table([0.4, 0.3, 0.2, 0.1], [0.1, 0.2, 0.3, 0.4]),
+        target=table([0.1, 0.2, 0.3, 0.4], [0.7, 0.1, 0.1, 0.1]),
+    )
     target = Softmax(world.target.log())
     q = fitted(VarianceReward(target, ridge=0), world)
     # φ = [1, x, one-hot]: directions of q̂ [context cand] that β can move it in.
     ways = [
-        torch.ones(2, 3),
-        torch.tensor([[0.0], [1.0]]).expand(2, 3),
-        *torch.eye(3)[:, None].expand(-1, 2, 3),
+        torch.ones(2, 4),
+        torch.tensor([[0.0], [1.0]]).expand(2, 4),
+        *torch.eye(4)[:, None].expand(-1, 2, 4),
     ]
     least = variance(world, q)
+    assert least > 1e-3
     for way in ways:
         step = 1e-3 * way.double()
         slope = (variance(world, q + step) - variance(world, q - step)) / 2e-3
