@@ -98,9 +98,13 @@ def precision(
 
     A logger that was lucky has a larger mean and, as luck is skewed, a larger variance. So weights by its own
     variance trust it less, and the sum is too low by about γ σ / (2 n_l) for two like loggers of skewness γ:
-    for rare clicks, about half a click a logger. Left out of the variance that weighs it, a round is
-    independent of its weight, and this bias is gone. The weights are then scaled so that a constant comes
-    back.
+    for rare clicks, by half a click a logger. A round that is left out of the variance which weighs it is
+    independent of its weight, and this bias goes. It is left out to first order, as in a jackknife,
+
+        ω_l (1 + (1 - ω_l)(1 - σ²_{l,-i} / σ_l²)),
+
+    which is from 0 to 2 ω_l and whose means over the loggers still sum to 1. With fewer than four or five
+    rewards a logger nothing helps, and a balanced estimator is the better one.
 
     Where all rounds of the log score the same, any ω gives the same estimate, and ω is the share of rounds.
     One logger has ω = 1.
@@ -108,8 +112,8 @@ def precision(
     Args:
         scored: what is averaged.
         logger: whose each round is.
-        leave_one_out: take σ_l² over the logger's other rounds, with divisor n_l - 2; else over all of them,
-            with divisor n_l.
+        leave_one_out: leave each round out of the variance that weighs it, with divisors n_l - 1 and n_l - 2;
+            else σ_l² is over all rounds of the logger, with divisor n_l.
 
     Raises:
         BadInput: for a logger all of whose rounds score the same, which would get all the weight, or that has
@@ -140,11 +144,10 @@ def precision(
         sure = number.square() / total
         return (sure / sure.sum())[where]
     sure = number * (number - 1) / total
-    others = sure.expand(len(sure), -1).tril(-1).sum(1) + sure.expand(len(sure), -1).triu(1).sum(1)
-    n = number[where]
-    left = ((total[where] - square * n / (n - 1)) / (n - 2)).clamp(min=0)
-    own = 1 / (1 + left * others[where] / n)
-    return own / float((own / n).sum())
+    own = (sure / sure.sum())[where]
+    n, all_of_it = number[where], total[where]
+    left = ((all_of_it - square * n / (n - 1)) / (n - 2)).clamp(min=0)
+    return own * (1 + (1 - own) * (1 - left * (n - 1) / all_of_it))
 
 
 def spreads(scored: Float[Tensor, " round"], logger: Int[Tensor, " round"], leave_one_out: bool) -> bool:

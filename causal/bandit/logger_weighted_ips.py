@@ -16,9 +16,10 @@ class LoggerWeightedIPS:
     all loggers meet the same users. Naive pooling is `IPS` itself.
 
     Args:
-        leave_one_out: weigh each round by a variance that it is no part of. Without it V is too low: a logger
-            without luck looks sure of itself. With two loggers of 200 rounds that is .17 of a standard error
-            in the tests' world, and 95 % intervals hold the truth 91 % of the time; with it, 94 %.
+        leave_one_out: weigh each round by a variance that it is no part of (`causal.loggers.precision`).
+            Without it V is too low: a logger without luck looks sure of itself. With two loggers of 200
+            rounds that is .17 of a standard error in the tests' world, and 95 % intervals hold the truth 91 %
+            of the time; with it, 94 %.
 
     Source: Agarwal, Basu, Schnabel and Joachims (2017), "Effective evaluation using logged bandit feedback
     from multiple loggers", KDD (weighted IPS).
