@@ -30,7 +30,7 @@ def at_position(
     """Return obp's [round action position] array at each round's own position, float64.
 
     That is what all of obp's estimators use of it: the other positions of a row are never looked at. An array
-    [round action] is taken as it is.
+    [round action] is taken as it is, at each round's position already.
 
     Args:
         action_dist: the probabilities of actions, or anything else of that shape, such as
@@ -43,7 +43,7 @@ def at_position(
     """
     table = _numbers(name, action_dist)
     if table.ndim == 2:
-        table = table[:, :, None]
+        return torch.from_numpy(table)
     if table.ndim != 3:
         raise BadInput(f"{name} has shape {table.shape}, but [round action position] is needed")
     n, _, pages = table.shape
@@ -305,7 +305,8 @@ def _column(name: str, value: ArrayLike) -> Float[Tensor, " round"]:
 def _numbers(name: str, value: ArrayLike) -> NDArray[np.float64]:
     """Return finite float64."""
     try:
-        found = np.array(value, dtype=np.float64)
+        plain = value.detach().cpu().numpy() if isinstance(value, Tensor) else value
+        found = np.array(plain, dtype=np.float64)
     except (TypeError, ValueError):
         raise BadInput(f"{name} does not hold numbers in rows of one length") from None
     if not np.isfinite(found).all():

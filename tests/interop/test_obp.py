@@ -251,7 +251,8 @@ def test_only_the_logged_position_is_looked_at() -> None:
     table = np.arange(2 * 3 * 2, dtype=float).reshape(2, 3, 2)
     assert at_position(table, [1, 0]).tolist() == [[1, 3, 5], [6, 8, 10]]
     assert at_position(table[:, :, :1]).tolist() == [[0, 2, 4], [6, 8, 10]]
-    assert at_position(table[:, :, 0]).tolist() == [[0, 2, 4], [6, 8, 10]]
+    assert at_position(table[:, :, 0], [1, 0]).tolist() == [[0, 2, 4], [6, 8, 10]]
+    assert at_position(torch.from_numpy(table), [1, 0]).tolist() == [[1, 3, 5], [6, 8, 10]]
 
 
 def uniform(first: dict[str, Any]) -> Any:
