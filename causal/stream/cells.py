@@ -1,5 +1,6 @@
 """Columns of a record batch as checked float64 tensors; a refusal names the column, the row and the value."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,14 +12,12 @@ import torch
 from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils.dlpack import from_dlpack
 
 from simlab.log import BadCell
 from simlab.tables.cells import Cells, floats, integers, is_text, plain
 from simlab.tables.columns import ColumnMap, find, missing
 from simlab.tables.lists import elements, width
-
-_PLAIN = {pa.float32(), pa.float64(), pa.int8(), pa.uint8(), pa.int16(), pa.int32(), pa.int64()}
-"""Numbers that torch takes as they are."""
 
 EDGE = 1e-6
 """How far above 1 rounding may put a target's probability."""
@@ -49,35 +48,68 @@ def matrix(batch: pa.RecordBatch, name: str, slots: int | None = None) -> Float[
     Raises:
         BadCell: for an empty cell, NaN, infinity, text, or a list of another length.
     """
-    found = _quick(batch.column(name), slots)
-    if found is not None:
-        return found
-    flat = elements(column(batch, name))
-    wide = width(flat, "row 0" if slots is None else "the others", slots)
-    return _tensor(floats(flat)).reshape(batch.num_rows, wide)
+    return _read(batch, name, slots)[0]
 
 
-def _quick(values: Any, slots: int | None) -> Float[Tensor, "round slot"] | None:
-    """Return plain lists of finite numbers without searching them; None where anything is unusual.
+def propensities(batch: pa.RecordBatch, name: str, slots: int | None = None) -> Float[Tensor, "round slot"]:
+    """Return a column of the logger's probabilities, in (0, 1]; the sentences are the log's.
 
-    The long way copies each column twice more, and would cost more than to decode it.
+    Raises:
+        BadCell: for the first cell that is none.
     """
-    kind, n, flat = values.type, len(values), values
-    if not n or values.null_count:
-        return None
-    wide = 1
+    x, low, high = _read(batch, name, slots)
+    if low <= 0 or high > 1:
+        cents = 2 <= high <= 100 and low > 0
+        hint = "; if these are per cent, divide by 100" if cents else ""
+        _refuse(name, x, (x <= 0) | (x > 1), f"is not a probability in (0, 1]{hint}", slots)
+    return x
+
+
+def chances(batch: pa.RecordBatch, name: str, slots: int | None = None) -> Float[Tensor, "round slot"]:
+    """Return a column of the target's probabilities, in [0, 1]; rounding above 1 is cut.
+
+    Raises:
+        BadCell: for the first cell that is none.
+    """
+    x, low, high = _read(batch, name, slots)
+    if low < 0 or high > 1 + EDGE:
+        _refuse(name, x, (x < 0) | (x > 1 + EDGE), "is not a probability in [0, 1]", slots)
+    return x.clamp(max=1) if high > 1 else x
+
+
+def _read(
+    batch: pa.RecordBatch, name: str, slots: int | None
+) -> tuple[Float[Tensor, "round slot"], float, float]:
+    """Return a column of lists of numbers, and the smallest and the largest of them."""
+    flat, wide = _plain(batch.column(name))
+    if flat is not None and (slots is None or wide == slots):
+        low, high = float(flat.min()), float(flat.max())
+        if math.isfinite(low) and math.isfinite(high):
+            return torch.from_numpy(flat.astype(np.float64)).reshape(-1, wide), low, high
+    cells = elements(column(batch, name))
+    wide = width(cells, "row 0" if slots is None else "the others", slots)
+    x = _tensor(floats(cells)).reshape(batch.num_rows, wide)
+    low, high = (float(end) for end in x.aminmax())
+    return x, low, high
+
+
+def _plain(values: Any) -> tuple[NDArray[Any] | None, int]:
+    """Return the numbers of a plain column as they lie in memory, and how many a row has; or None.
+
+    The long way, which finds what is wrong and says where, costs as much as to decode the column.
+    """
+    kind, flat, wide = values.type, values, 1
+    if not len(values) or values.null_count:
+        return None, 0
     if pa.types.is_fixed_size_list(kind):
         wide, flat = kind.list_size, values.flatten()
     elif pa.types.is_list(kind) or pa.types.is_large_list(kind):
         bounds = values.offsets.to_numpy()
         wide, flat = int(bounds[1] - bounds[0]), values.flatten()
         if not (np.diff(bounds) == wide).all():
-            return None
-    if flat.type not in _PLAIN or flat.null_count or not wide or (slots is not None and wide != slots):
-        return None
-    x = torch.from_dlpack(flat).double().reshape(n, wide)
-    low, high = x.aminmax()
-    return x if bool(low.isfinite() & high.isfinite()) else None
+            return None, 0
+    known = pa.types.is_floating(flat.type) or pa.types.is_integer(flat.type)
+    return (flat.to_numpy(), wide) if known and wide and not flat.null_count else (None, 0)
 
 
 def items(batch: pa.RecordBatch, name: str, n_items: int) -> Int[Tensor, "round slot"]:
@@ -118,32 +150,6 @@ def users(batch: pa.RecordBatch, name: str) -> Int[Tensor, " round"]:
     return ids
 
 
-def propensities(name: str, x: Tensor) -> Tensor:
-    """Refuse what is not a logger's probability, in (0, 1]; the sentence is the log's.
-
-    Raises:
-        BadCell: for the first such cell.
-    """
-    low, high = (float(end) for end in x.aminmax())
-    if low <= 0 or high > 1:
-        cents = 2 <= high <= 100 and low > 0
-        hint = "; if these are per cent, divide by 100" if cents else ""
-        refuse(name, x, (x <= 0) | (x > 1), f"is not a probability in (0, 1]{hint}")
-    return x
-
-
-def chances(name: str, x: Tensor) -> Tensor:
-    """Refuse what is not a target's probability, in [0, 1]; rounding above 1 is cut.
-
-    Raises:
-        BadCell: for the first such cell.
-    """
-    low, high = (float(end) for end in x.aminmax())
-    if low < 0 or high > 1 + EDGE:
-        refuse(name, x, (x < 0) | (x > 1 + EDGE), "is not a probability in [0, 1]")
-    return x.clamp(max=1) if high > 1 else x
-
-
 def refuse(name: str, value: Tensor, wrong: Tensor, why: str) -> None:
     """Raise for the first wrong cell.
 
@@ -154,6 +160,13 @@ def refuse(name: str, value: Tensor, wrong: Tensor, why: str) -> None:
         where = [int(i) for i in wrong.nonzero()[0]]
         slot = where[1] if len(where) > 1 else None
         raise BadCell(name, where[0], why, value[tuple(where)].item(), slot)
+
+
+def _refuse(name: str, value: Tensor, wrong: Tensor, why: str, slots: int | None) -> None:
+    """Raise for the first wrong cell; one number a row has no slot."""
+    if slots == 1:
+        value, wrong = value[:, 0], wrong[:, 0]
+    refuse(name, value, wrong, why)
 
 
 def needed(field: str, columns: ColumnMap, names: Sequence[str]) -> str:
@@ -170,4 +183,4 @@ def needed(field: str, columns: ColumnMap, names: Sequence[str]) -> str:
 
 def _tensor(values: NDArray[Any]) -> Tensor:
     """Return an array as a tensor of the same memory. It may be Arrow's, so nothing may write to it."""
-    return torch.from_dlpack(pa.array(values))
+    return from_dlpack(pa.array(values))

@@ -7,7 +7,7 @@ Files that come after them may be new: tomorrow's file is then all that is read 
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import CodeType, FunctionType
 from typing import Any
@@ -176,8 +176,12 @@ def _feed(digest: "hashlib._Hash", thing: Any, above: set[int]) -> None:
         parts = [thing.training, repr(thing), dict(thing.state_dict())]
     elif hasattr(thing, "__self__") and hasattr(thing, "__func__"):
         parts = [thing.__self__, thing.__func__]
-    elif hasattr(thing, "__getstate__"):
-        parts = [thing.__getstate__()]
+    else:
+        try:
+            made = thing.__reduce_ex__(2)  # how pickle would make it again
+        except (TypeError, AttributeError, NotImplementedError):
+            made = ()
+        parts = [made] if isinstance(made, str) else [list(p) if isinstance(p, Iterator) else p for p in made]
     for part in parts:
         _feed(digest, part, above)
     digest.update(b")")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import torch
@@ -185,7 +185,7 @@ def stream(
     weigh: Make | Mapping[str, Make],
     estimators: Iterable[Estimator[Any]] | None = None,
     *,
-    group: Literal["user"] | None = "user",
+    group: str | None = "user",
     workers: int = 1,
     backend: str = "loky",
     address: str = "local",

@@ -105,11 +105,11 @@ class ColumnTarget:
         reward = find("reward", self.fields, names)
         worth = vector(batch, reward) if reward else matrix(batch, needed("click", self.fields, names)).sum(1)
         propensity = needed("propensity", self.fields, names)
-        logger = propensities(propensity, vector(batch, propensity))
+        logger = propensities(batch, propensity, 1)
         q_logged, q_target = (
             None if name is None else vector(batch, name) for name in (self.q_logged, self.q_target)
         )
-        weight = chances(self.target, vector(batch, self.target)) / logger
+        weight = (chances(batch, self.target, 1) / logger)[:, 0]
         return Rounds(worth, weight, q_logged, q_target, _group(self.fields, batch))
 
 
@@ -143,12 +143,12 @@ class SlateColumns:
         names = batch.schema.names
         click = matrix(batch, needed("click", self.fields, names))
         name = needed("slot_propensity", self.fields, names)
-        logger = propensities(name, matrix(batch, name, click.shape[1]))
-        weight = chances(self.target, matrix(batch, self.target, click.shape[1])) / logger
+        logger = propensities(batch, name, click.shape[1])
+        weight = chances(batch, self.target, click.shape[1]) / logger
         joint = None
         if self.whole is not None:
             name = needed("propensity", self.fields, names)
-            joint = chances(self.whole, vector(batch, self.whole)) / propensities(name, vector(batch, name))
+            joint = (chances(batch, self.whole, 1) / propensities(batch, name, 1))[:, 0]
         return Slates(click, joint=joint, marginal=weight, group=_group(self.fields, batch))
 
 
@@ -173,8 +173,8 @@ class SlateMatrix:
     """
 
     logger: Float[Tensor, "cand slot"]
-    target: Float[Tensor, "cand slot"]
-    examination: Float[Tensor, " slot"] | None = None
+    target: Float[Tensor, "_ _"]  # [cand slot] too; the sentence on other shapes is ours
+    examination: Float[Tensor, " _"] | None = None
     fields: ColumnMap = _FREE
 
     def __post_init__(self) -> None:

@@ -1,9 +1,10 @@
 """Who adds the pieces up: this process, others on this machine (loky), or a Ray cluster. In order, always."""
 
 import os
+import warnings
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 from causal.stream.files import Piece
@@ -48,8 +49,14 @@ def _loky(task: Task, pieces: Sequence[Piece], workers: int) -> Generator[Tally 
     from joblib import Parallel, delayed
 
     run = Parallel(n_jobs=workers, backend="loky", return_as="generator", pre_dispatch="2*n_jobs")
-    with closing(run(delayed(tally)(task, piece) for piece in pieces)) as results:
-        yield from results
+    results = run(delayed(tally)(task, piece) for piece in pieces)
+    try:
+        for result in results:  # noqa: UP028 (`yield from` would close them outside of what follows)
+            yield result
+    finally:
+        with warnings.catch_warnings():  # who stops early knows that there is work left
+            warnings.filterwarnings("ignore", r".*tasks ", UserWarning)
+            results.close()
 
 
 def _ray(
