@@ -86,6 +86,7 @@ def listed(
     )
 
 
+@singledispatch
 def placed(
     distribution: SlateDistribution, columns: Int[Tensor, "user pick"]
 ) -> Float[Tensor, "user slot pick"]:
@@ -202,3 +203,14 @@ def _(distribution: Mixture, columns: Int[Tensor, "user above"]) -> Float[Tensor
         above = above + begun * next_item(part, columns)
         below = below + begun
     return torch.where(below > 0, above / below, 0.0)
+
+
+@placed.register
+def _(distribution: PlackettLuce, columns: Int[Tensor, "user pick"]) -> Float[Tensor, "user slot pick"]:
+    return distribution.placements(columns).double()
+
+
+@placed.register
+def _(distribution: Mixture, columns: Int[Tensor, "user pick"]) -> Float[Tensor, "user slot pick"]:
+    parts = zip(distribution.parts, distribution.chances, strict=True)
+    return torch.stack([chance * placed(part, columns) for part, chance in parts]).sum(0)

@@ -17,7 +17,7 @@ from simlab.errors import BadInput, nearest
 from simlab.log import Log
 from simlab.policy import Policy
 from simlab.seeds import Seed
-from simlab.slates import Mixture, PlackettLuce, SlateDistribution, Uniform
+from simlab.slates import Mixture, SlateDistribution, Uniform
 
 _CELLS = 1 << 20
 """Cells of [round, slot, cand] held at once: 8 MB."""
@@ -64,8 +64,9 @@ def slates(
     reward, and then estimators that need slots refuse. Weights of `examined` and `document` count the slots
     by `slot_weight` too, since a click is worth that much there.
 
-    Slot marginals of some distributions are estimates; `marginal_error` is then the standard error of each
-    weight, and `marginals_error` says it in words.
+    Slot marginals of the known distributions are exact. One that estimates them and has `marginals_error`
+    (the standard error of its `marginals`) fills `marginal_error` with that of each weight;
+    `marginals_error` of this module says it in words.
 
     Args:
         log: the logged slates.
@@ -245,14 +246,16 @@ def _marginal(piece: _Piece) -> tuple[Float[Tensor, "round slot"], Float[Tensor,
 def _noise(
     distribution: SlateDistribution, columns: Int[Tensor, "round slot"]
 ) -> Float[Tensor, "round slot"]:
-    """Return the standard error of `marginals`."""
-    if isinstance(distribution, PlackettLuce):
-        return distribution.marginals_error(columns).double()
+    """Return the standard error of `marginals`: zero, unless a distribution that draws them says more."""
     if isinstance(distribution, Mixture):
         parts = zip(distribution.parts, distribution.chances, strict=True)
         squares = [(chance * _noise(part, columns)).square() for part, chance in parts]
         return torch.stack(squares).sum(0).sqrt()
-    return torch.zeros(columns.shape, dtype=torch.float64, device=columns.device)
+    said = getattr(distribution, "marginals_error", None)
+    if said is None:
+        return torch.zeros(columns.shape, dtype=torch.float64, device=columns.device)
+    error: Tensor = said(columns)
+    return error.double()
 
 
 def _known(fields: Iterable[str]) -> tuple[str, ...]:

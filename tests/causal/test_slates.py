@@ -197,6 +197,42 @@ def test_one_reward_a_slate() -> None:
     assert slates(worth, world.target, slot_weight=torch.ones(SLOTS, dtype=torch.float64)).per_slot
 
 
+class Noisy(PlackettLuce):
+    """A distribution whose slot marginals are estimates, of which it knows the error."""
+
+    def marginals_error(self, columns: Tensor) -> Tensor:
+        return 0.01 * self.marginals(columns)
+
+
+@dataclass(frozen=True)
+class NoisyPolicy:
+    inner: Softmax
+    name: str = "noisy"
+
+    def distribution(self, context: Context, slots: int) -> SlateDistribution:
+        inner = self.inner.distribution(context, slots)
+        assert isinstance(inner, PlackettLuce)
+        return Mixture((Noisy(inner.logits, slots), inner), (0.5, 0.5))
+
+
+def test_estimated_marginals_say_so() -> None:
+    """Half of the mixture is off by 1 %: the weights by .5 %, by .7 % with such a logger."""
+    world = flat_world()
+    log = world.listed().log
+    found = slates(log, NoisyPolicy(world.target))
+    assert found.marginal_error is not None
+    assert torch.allclose(found.marginal_error, 0.005 * found.need("marginal"), atol=EXACT, rtol=0)
+    assert marginals_error(found).startswith(
+        "the slot marginals are estimates: the standard error of a weight is 0.50% of it in the median"
+    )
+    both = slates(
+        replace(log, slot_propensity=None), NoisyPolicy(world.target), logger=NoisyPolicy(world.logger)
+    )
+    assert both.marginal_error is not None
+    share = both.marginal_error / both.need("marginal")
+    assert torch.allclose(share, torch.full_like(share, 0.005 * 2**0.5), atol=EXACT, rtol=0)
+
+
 def test_users_are_clusters() -> None:
     world = position_world()
     log = world.listed().log
