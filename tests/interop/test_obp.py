@@ -342,6 +342,7 @@ def test_the_dictionary_is_a_source_of_logs() -> None:
     assert read_log(feedback()) == from_obp(feedback())
 
 
+@pytest.mark.filterwarnings("ignore")
 def test_real_obp_reads_and_agrees() -> None:
     """With obp installed: its own generator's feedback there and back, and its own answers."""
     ope, dataset = pytest.importorskip("obp.ope"), pytest.importorskip("obp.dataset")
