@@ -39,8 +39,8 @@ def rounds(
       item brings at a slot does not depend on the other slots, as in a position-based click model; where it
       does, DM is biased and DR pays only in variance.
 
-    Slot marginals of a Plackett–Luce are exact for any number of candidates (`simlab.slates.arrival_times`), so
-    weights with `position` and q_target are too.
+    Slot marginals of a Plackett–Luce are exact for any number of candidates (`simlab.slates.arrival_times`),
+    so weights with `position` and q_target are too.
 
     Args:
         log: the logged rounds.

@@ -87,6 +87,13 @@ def test_rows_and_blocks_do_not_matter(spread: float, monkeypatch: pytest.Monkey
     torch.testing.assert_close(PlackettLuce(logits, 4).slot_marginals(), whole, atol=CLOSE, rtol=0)
 
 
+def test_no_rows_are_no_trouble() -> None:
+    none = PlackettLuce(torch.zeros(0, 20), 3)
+    assert none.slot_marginals().shape == (0, 3, 20)
+    assert none.marginals(torch.zeros(0, 3, dtype=torch.long)).shape == (0, 3)
+    assert none.placements(torch.zeros(0, 2, dtype=torch.long)).shape == (0, 3, 2)
+
+
 def test_logits_further_apart_than_doubles_reach() -> None:
     """Each next candidate is certain; between them sixteen gaps that no float64 rate could bridge."""
     logits = -1000.0 * torch.arange(17, dtype=torch.float64).unsqueeze(0)

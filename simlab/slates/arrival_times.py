@@ -17,6 +17,7 @@ comparative judgment, and the double exponential distribution"; the substitution
 """
 
 import math
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -51,34 +52,43 @@ def placements(
     logits: Float[Tensor, "row cand"], picks: Int[Tensor, "row pick"], slots: int
 ) -> Float[Tensor, "row slot pick"]:
     """Return P(pick at slot) of a few candidates of each row at every slot, float64; picks may repeat."""
-    blocks = _blocks(rates(logits, slots), picks, slots, slots * (picks.shape[1] + 4), _CELLS // 4)
-    return torch.cat([_placements(rate, picked, slots) for rate, picked in blocks]).clamp_(max=1.0)
+    blocks = _blocks(logits, picks, slots, slots * (picks.shape[1] + 4), _CELLS // 4)
+    return _joined(
+        [_placements(rate, picked, slots) for rate, picked in blocks], logits, slots, picks.shape[1]
+    )
 
 
 def at_slots(logits: Float[Tensor, "row cand"], picks: Int[Tensor, "row slot"]) -> Float[Tensor, "row slot"]:
     """Return P(pick k at slot k) of each row, float64; picks may repeat."""
     slots = picks.shape[1]
-    blocks = _blocks(rates(logits, slots), picks, slots, slots * (slots + 4), _CELLS // 4)
-    parts = [_placements(rate, picked, slots, own=True) for rate, picked in blocks]
-    return torch.cat(parts).diagonal(dim1=1, dim2=2).clamp(max=1.0)
+    blocks = _blocks(logits, picks, slots, slots * (slots + 4), _CELLS // 4)
+    parts = [_placements(rate, picked, slots, own=True).diagonal(dim1=1, dim2=2) for rate, picked in blocks]
+    return _joined(parts, logits, slots)
 
 
 def table(logits: Float[Tensor, "row cand"], slots: int) -> Float[Tensor, "row slot cand"]:
     """Return P(candidate at slot) of all candidates, float64."""
     none = torch.zeros(len(logits), 0, dtype=torch.long, device=logits.device)
     cells = min(logits.shape[1], heavies(slots)) * slots + 4 * logits.shape[1]
-    blocks = _blocks(rates(logits, slots), none, slots, cells, _CELLS)
-    return torch.cat([_table(rate, slots) for rate, _ in blocks]).clamp_(max=1.0)
+    blocks = _blocks(logits, none, slots, cells, _CELLS)
+    return _joined([_table(rate, slots) for rate, _ in blocks], logits, slots, logits.shape[1])
+
+
+def _joined(parts: list[Tensor], logits: Tensor, *shape: int) -> Tensor:
+    """Put blocks together, of no rows too; rounding above 1 is cut."""
+    return torch.cat([logits.new_zeros(0, *shape, dtype=torch.float64), *parts]).clamp_(max=1.0)
 
 
 def _blocks(
-    rate: Float[Tensor, "row cand"], picks: Int[Tensor, "row pick"], slots: int, cells: int, room: int
-) -> list[tuple[Tensor, Tensor]]:
-    """Split rows so that `cells` numbers a row and node take about `room` in all."""
-    most = _count(float(_end(rate, slots).max()), slots)
-    size = max(1, room // (most * cells))
-    starts = range(0, max(len(rate), 1), size)
-    return [(rate[at : at + size], picks[at : at + size]) for at in starts]
+    logits: Float[Tensor, "row cand"], picks: Int[Tensor, "row pick"], slots: int, cells: int, room: int
+) -> Iterator[tuple[Float[Tensor, "row cand"], Int[Tensor, "row pick"]]]:
+    """Yield the rates and picks of so few rows that `cells` numbers a row and node take about `room`."""
+    wide = max(1, _CELLS // logits.shape[1])
+    for start in range(0, len(logits), wide):
+        rate, picked = rates(logits[start : start + wide], slots), picks[start : start + wide]
+        size = max(1, room // (_count(float(_end(rate, slots).max()), slots) * cells))
+        for at in range(0, len(rate), size):
+            yield rate[at : at + size], picked[at : at + size]
 
 
 def rates(logits: Float[Tensor, "row cand"], slots: int) -> Float[Tensor, "row cand"]:
