@@ -17,7 +17,7 @@ from torch import Tensor
 
 from causal.contract import Interval, Score, Scores, influence, stderr, value
 from causal.likelihood import likelihood_ends
-from causal.sequences import PLANNED, START, check_finite, check_level, mixture
+from causal.sequences import EFFECTIVE, PLANNED, START, check_finite, check_level, mixture
 from causal.sums import BUCKETS, ScoreSums, columns, percentiles
 from simlab.errors import BadInput, nearest
 from simlab.seeds import Seed
@@ -260,12 +260,13 @@ def _bernstein(scores: Scores, how: _How) -> tuple[float, float]:
 
 
 def _anytime(scores: Scores, how: _How) -> tuple[float, float]:
-    n = len(scores[0].numerator)
-    middle, off = value(scores), stderr(scores)
-    if n < START:
+    middle, change = value(scores), influence(scores)
+    n, square = len(change), float(change.square().sum())
+    carry = square**2 / float(change.pow(4).sum()) if square > 0 else math.inf
+    if n < START or carry < EFFECTIVE:
         return -math.inf, math.inf
     rows = torch.tensor([n], dtype=torch.float64)
-    return _around(middle, float(mixture(rows, how.level, how.planned)) * n**0.5 * off)
+    return _around(middle, float(mixture(rows, how.level, how.planned)) * n**0.5 * stderr(scores))
 
 
 def _poisson(scores: Scores, how: _How) -> tuple[float, float]:
