@@ -13,7 +13,7 @@ from causal.intervals import clustered
 from simlab.errors import BadInput
 from simlab.seeds import Seed
 
-Any_ = Estimator[Any]
+AnyEstimator = Estimator[Any]
 Part = TypeVar("Part")
 
 
@@ -33,7 +33,7 @@ class Candidate:
             a rule that minimises nothing.
     """
 
-    estimator: Any_
+    estimator: AnyEstimator
     label: str
     value: float
     variance: float
@@ -68,10 +68,10 @@ class Lot:
         seed: of everything random.
     """
 
-    estimators: tuple[Any_, ...]
+    estimators: tuple[AnyEstimator, ...]
     labels: tuple[str, ...]
     data: tuple[Scored, ...]
-    reference: int | Any_ | None
+    reference: int | AnyEstimator | None
     seed: Seed
 
     def units(self, index: int) -> Scores:
@@ -89,7 +89,7 @@ class Lot:
             raise BadInput(f"candidate {found.label} has the value {found.value} on these rows")
         return found
 
-    def unbiased(self) -> tuple[Any_, Scored]:
+    def unbiased(self) -> tuple[AnyEstimator, Scored]:
         """Return the estimator that stands for no bias, and its rows.
 
         By default the first candidate that says it is unbiased; else, for rounds, DR where every candidate
@@ -152,7 +152,7 @@ def family(estimator: Part, **values: Iterable[Any]) -> tuple[Part, ...]:
     return tuple(replace(base, **dict(zip(values, row, strict=True))) for row in rows)
 
 
-def knobs(estimator: Any_) -> tuple[tuple[str, str], ...]:
+def knobs(estimator: AnyEstimator) -> tuple[tuple[str, str], ...]:
     """Return the hyper-parameters of an estimator and their values, in words.
 
     >>> from causal.bandit.clipped_ips import ClippedIPS
@@ -165,7 +165,7 @@ def knobs(estimator: Any_) -> tuple[tuple[str, str], ...]:
     return tuple((name, f"{v:g}" if isinstance(v, float | int) else str(v)) for name, v in found)
 
 
-def label(estimator: Any_) -> str:
+def label(estimator: AnyEstimator) -> str:
     """Name an estimator with its hyper-parameters.
 
     >>> from causal.bandit.clipped_ips import ClippedIPS
@@ -176,7 +176,7 @@ def label(estimator: Any_) -> str:
     return f"{estimator.name} ({words})" if words else estimator.name
 
 
-def together(estimators: Sequence[Any_]) -> str:
+def together(estimators: Sequence[AnyEstimator]) -> str:
     """Name what several folds chose, in the order of the folds.
 
     >>> from causal.bandit.clipped_ips import ClippedIPS
@@ -200,6 +200,6 @@ def together(estimators: Sequence[Any_]) -> str:
     return f"{first.name} ({', '.join(parts)})"
 
 
-def _units(estimator: Any_, data: Scored) -> Scores:
+def _units(estimator: AnyEstimator, data: Scored) -> Scores:
     scores = estimator.score(data)
     return scores if data.group is None else clustered(scores, data.group)

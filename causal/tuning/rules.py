@@ -42,7 +42,7 @@ class Slope:
         rule: "pairwise" or "intersection".
 
     Source: Su, Srinath and Krishnamurthy (2020), "Adaptive estimator selection for off-policy evaluation",
-    section 3 (intersection); Tucker and Lee (2021), "Improved estimator selection for off-policy evaluation"
+    ICML (intersection); Tucker and Lee (2021), "Improved estimator selection for off-policy evaluation"
     (pairwise).
 
     Differs: obp 0.5.7 calls the pairwise rule "slope", and keeps the tuned value in the object: on the next
@@ -99,9 +99,9 @@ class Paired:
 
     Sorted as in `Slope`. Candidate i is taken if |V_i - V_j| ≤ t · stderr(V_i - V_j) for every j before it,
     where stderr is of the paired difference (the influences are subtracted row by row) and t is Student's
-    quantile of the error delta, two-sided, divided by the number of pairs. So with chance 1 - delta no
-    candidate is left out whose mean is that of all wider ones. Two clips of one estimator differ in few rows:
-    their difference is far less noisy than either, and a bias that SLOPE cannot see is seen.
+    quantile of the error delta, two-sided, divided by the number of pairs. So with a chance of about
+    1 - delta no candidate is left out whose mean is that of all wider ones. Two clips of one estimator differ
+    in few rows: their difference is far less noisy than either, and a bias that SLOPE cannot see is seen.
 
     It keeps the influences of all candidates, 8 bytes a row and candidate. Published guarantees of SLOPE are
     for its own widths, not for this rule; `docs/ope-tuning.md` has both beside the best candidate.
@@ -109,8 +109,7 @@ class Paired:
     Args:
         delta: the error shared by all pairs.
 
-    Source: the comparison rule is Lepski's, as in Su, Srinath and Krishnamurthy (2020), section 3; the paired
-    width is ours.
+    Source: the comparison is Lepski's, as in Su, Srinath and Krishnamurthy (2020); the paired width is ours.
 
     Raises:
         BadInput: for an error outside (0, 1).
@@ -175,8 +174,8 @@ class EstimatedMSE:
 
     Source: Su, Dimakopoulou, Krishnamurthy and Dudík (2020), "Doubly robust off-policy evaluation with
     shrinkage" (model selection; the direct bias estimate and its bound); Wang, Agarwal and Dudík (2017),
-    "Optimal and adaptive off-policy evaluation in contextual bandits", section 4.1. Theirs bounds the bias by
-    the target's probability of actions that are switched off, which needs a range of rewards; ours does not.
+    "Optimal and adaptive off-policy evaluation in contextual bandits", ICML. The latter bounds the bias by
+    the target's probability of actions that are switched off, which needs a range of rewards; this does not.
 
     Raises:
         BadInput: for an error outside (0, 1) or an unknown bias.

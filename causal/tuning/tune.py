@@ -11,7 +11,7 @@ from torch import Tensor
 from causal.contract import Score, Scored, Scores, stderr, value
 from causal.evaluation import Estimate, overlap
 from causal.intervals import clustered, interval
-from causal.tuning.choice import Any_, Choice, Lot, Rule, label, together
+from causal.tuning.choice import AnyEstimator, Choice, Lot, Rule, label, together
 from causal.tuning.rules import CrossValidation, EstimatedMSE, Paired, Slope
 from simlab.errors import BadInput, nearest
 from simlab.seeds import Seed
@@ -54,7 +54,7 @@ class Tuned:
     group: Int[Tensor, " round"] | None = field(default=None, repr=False)
 
     @property
-    def chosen(self) -> Any_:
+    def chosen(self) -> AnyEstimator:
         """The estimator that was chosen on all rows."""
         return self.choice.chosen.estimator
 
@@ -126,11 +126,11 @@ class Tuned:
 
 
 def tune(
-    candidates: Sequence[Any_],
+    candidates: Sequence[AnyEstimator],
     data: Scored | Sequence[Scored],
     how: str | Rule = "slope",
     *,
-    reference: int | Any_ | None = None,
+    reference: int | AnyEstimator | None = None,
     crossfit: bool = True,
     folds: int = 5,
     labels: Sequence[str] | None = None,
@@ -153,9 +153,10 @@ def tune(
         reference: for "mse" and "cv", an estimator without bias, or the number of such a candidate. By
             default the first candidate that is `unbiased`; else, for rounds, DR where every candidate needs a
             reward model and IPS where one does not.
-        crossfit: score each fold by what the rows of the other folds chose. Then a score does not depend on
-            a choice that its own row took part in, and every interval stays valid for the mean of what was
-            chosen.
+        crossfit: score each fold by what the rows of the other folds chose. Then no row takes part in the
+            choice of what scores it: given the choices, a fold's mean has no bias around the mean of what was
+            chosen, and every kind of interval may be used. Standard errors treat the choices as given; where
+            folds disagree, they still move a little together (`docs/ope-tuning.md` has by how much).
         folds: of cross-fitting; users stay whole where rows have groups.
         labels: names of the candidates in the table; by default the name and the hyper-parameters.
         seed: of folds and splits.

@@ -13,7 +13,8 @@ from causal.bandit.clipped_ips import ClippedIPS
 from causal.bandit.dros import DRos
 from causal.bandit.switch_dr import SwitchDR
 from causal.contract import Estimator, Rounds, value
-from causal.tuning import CrossValidation, EstimatedMSE, Paired, Slope, Tuned, family, tune
+from causal.evaluation import estimate
+from causal.tuning import CrossValidation, EstimatedMSE, Paired, Slope, family, tune
 from causal.tuning.choice import Rule
 
 CLIPS = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, math.inf)
@@ -120,38 +121,64 @@ def errors(
     return float(mse.min()), out | dict(zip(RULES, rules.tolist(), strict=True))
 
 
-def aim(world: Lists, tuned: Tuned) -> float:
-    """Return the expectation of what was chosen: the truth plus the bias that no interval counts."""
-    if tuned.fold is None:
-        return world.mean(tuned.chosen)
-    share = torch.bincount(tuned.fold, minlength=len(tuned.folds)).double() / len(tuned.fold)
-    means = [world.mean(c.chosen.estimator) for c in tuned.folds]
-    return float((share * torch.tensor(means, dtype=torch.float64)).sum())
+@dataclass(frozen=True)
+class Honesty:
+    """How an interval does over many logs.
+
+    Attributes:
+        shift: mean of the error, in standard deviations of the error; the error is of the value around the
+            mean of what was chosen (the truth plus the bias that no interval counts).
+        noise: standard deviation of the error over the standard error that was reported.
+        own: how often a 95 % interval holds the mean of what was chosen.
+        truth: how often it holds the truth.
+    """
+
+    shift: float
+    noise: float
+    own: float
+    truth: float
 
 
-def coverage(
-    world: str, n: int, which: str, rule: str, logs: int, crossfit: bool
-) -> tuple[float, float, float]:
-    """Return how often a 95 % interval holds the mean of what was chosen, the truth, and how wide it is."""
-    random = np.random.default_rng(8)
-    here = WORLDS[world]
-    own = true = 0
-    width = 0.0
+def honesty(world: str, which: str, rule: Rule, n: int, logs: int) -> dict[str, Honesty]:
+    """Judge the interval of the least biased candidate, of one chosen on the same rows, and cross-fitted."""
+    random = np.random.default_rng(9)
+    here, candidates = WORLDS[world], FAMILIES[which]
+    means = [here.mean(e) for e in candidates]
+    rows: dict[str, list[list[float]]] = {"least biased": [], "same rows": [], "cross-fitted": []}
     for _ in range(logs):
-        tuned = tune(FAMILIES[which], here.draw(n, random), RULES[rule], crossfit=crossfit)
-        found = tuned.estimate().interval
-        own += found.low <= aim(here, tuned) <= found.high
-        true += found.low <= here.truth() <= found.high
-        width += found.width
-    return own / logs, true / logs, width / logs
+        data = here.draw(n, random)
+        tuned = tune(candidates, data, rule)
+        assert tuned.fold is not None
+        share = torch.bincount(tuned.fold).double() / n
+        mixed = float((share * torch.tensor([means[c.index] for c in tuned.folds]).double()).sum())
+        for name, found, aim in (
+            ("least biased", estimate(candidates[-1], data), means[-1]),
+            ("same rows", estimate(tuned.chosen, data), means[tuned.choice.index]),
+            ("cross-fitted", tuned.estimate(), mixed),
+        ):
+            low, high = found.interval.low, found.interval.high
+            rows[name].append(
+                [found.value - aim, found.stderr**2, low <= aim <= high, low <= here.truth() <= high]
+            )
+    out = {}
+    for name, each in rows.items():
+        x = np.array(each, dtype=np.float64)
+        error = x[:, 0]
+        deviation = float(error.std())
+        noise = deviation / math.sqrt(x[:, 1].mean())
+        out[name] = Honesty(
+            float(error.mean()) / deviation, noise, float(x[:, 2].mean()), float(x[:, 3].mean())
+        )
+    return out
 
 
 def main() -> None:
     """Print both tables."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--logs", type=int, default=100)
-    parser.add_argument("--sizes", type=int, nargs="+", default=[500, 5000])
-    logs, sizes = parser.parse_args().logs, parser.parse_args().sizes
+    parser.add_argument("--sizes", type=int, nargs="*", default=[500, 5000])
+    asked = parser.parse_args()
+    logs, sizes = asked.logs, asked.sizes
     heads = ["world", "rows", "family", "cross-fitted", "best MSE", "least biased", "worst", *RULES]
     print(f"| {' | '.join(heads)} |")
     print("|" + "---|" * len(heads))
@@ -164,14 +191,13 @@ def main() -> None:
                     print(
                         f"| {world} | {n} | {which} | {'yes' if crossfit else 'no'} | {cells} |", flush=True
                     )
-    print("\n| world | family | rule | cross-fitted | own mean | truth | width |\n|" + "---|" * 7)
+    print("\n| world | family | rule | interval | shift | noise | own mean | truth |\n|" + "---|" * 8)
     for world in WORLDS:
         for which in ("clipped IPS", "DRos"):
             for rule in ("SLOPE", "paired", "MSE", "cv"):
-                for crossfit in (False, True):
-                    own, true, width = coverage(world, 1000, which, rule, 2 * logs, crossfit)
-                    said = f"{'yes' if crossfit else 'no'} | {own:.3f} | {true:.3f} | {width:.4f}"
-                    print(f"| {world} | {which} | {rule} | {said} |", flush=True)
+                for name, h in honesty(world, which, RULES[rule], 1000, 2 * logs).items():
+                    said = f"{h.shift:+.2f} | {h.noise:.2f} | {h.own:.3f} | {h.truth:.3f}"
+                    print(f"| {world} | {which} | {rule} | {name} | {said} |", flush=True)
 
 
 if __name__ == "__main__":
