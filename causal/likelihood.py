@@ -38,9 +38,9 @@ def likelihood_ends(scores: Scores, reach: float) -> tuple[float, float]:
         scores: of finite numbers.
         reach: c, above 0: a quantile of chi-square or F.
 
-    Source: Owen (1990), "Empirical likelihood ratio confidence regions", section 2; Owen (2001), "Empirical
-    likelihood", sections 2.4 and 3.4; Wood, Do and Broom (1996), "Sequential linearization of empirical
-    likelihood constraints with application to U-statistics".
+    Source: Owen (1990), "Empirical likelihood ratio confidence regions", Annals of Statistics 18(1); Owen
+    (2001), "Empirical likelihood", chapters 2 and 3; Wood, Do and Broom (1996), "Sequential linearization of
+    empirical likelihood constraints with application to U-statistics", JCGS 5(4).
 
     Differs: Jing, Yuan and Zhou (2009), "Jackknife empirical likelihood", put pseudo-values in place of the
     sum of ratios. That is the first of our steps to order 1/N; the others keep the ratios' curvature.
