@@ -75,23 +75,19 @@ def _ray(
         shared = ray.put(task)
         waiting: deque[Any] = deque()
         rest = iter(pieces)
-        try:
-            while True:
-                for piece in rest:
-                    waiting.append(work.remote(shared, piece))
-                    if len(waiting) >= 2 * workers:
-                        break
-                if not waiting:
-                    return
-                try:
-                    result = ray.get(waiting[0])
-                except ray.exceptions.RayTaskError as error:
-                    raise error.cause from None  # our own sentence, without Ray's frame around it
-                waiting.popleft()
-                yield result
-        finally:
-            for left in waiting:
-                ray.cancel(left, force=True)
+        # Who stops early leaves at most two pieces a worker behind: to cancel them while one is being
+        # completed has ended this process (Ray 2.60).
+        while True:
+            while len(waiting) < 2 * workers and (piece := next(rest, None)) is not None:
+                waiting.append(work.remote(shared, piece))
+            if not waiting:
+                return
+            try:
+                result = ray.get(waiting[0])
+            except ray.exceptions.RayTaskError as error:
+                raise error.cause from None  # our own sentence, without Ray's frame around it
+            waiting.popleft()
+            yield result
 
 
 @contextmanager
