@@ -68,6 +68,15 @@ PPO: dict[str, Any] = {
     "num_envs": 256, "n_steps": 25, "batch_size": 800, "gamma": 0.9, "gae_lambda": 0.8, "ent_coef": 1e-3,
     "learning_rate": 3e-3, "final_learning_rate": 2e-4, **NOW,
 }  # fmt: skip
+GIVEN: dict[str, Any] = {"ranker": "bilinear", "spec": {"past": 0, "dim": 128, "layers": [128]}}
+"""A body that takes the items as the catalogue gives them: here it says what there is to know."""
+BORED: dict[str, Any] = {**PPO, "policy_kwargs": GIVEN, "ent_coef": 3e-4, "slot_coef": 5.0}
+ROLLED: dict[str, Any] = {
+    "num_envs": 256, "gamma": 0.9, "ent_coef": 3e-4, "slot_coef": 5.0, "final_learning_rate": 2e-4,
+    "policy_kwargs": GIVEN,
+}  # fmt: skip
+KEPT: dict[str, Any] = {"num_envs": 256, "gamma": 0.9, "tau": 0.02, "target_every": 1, "policy_kwargs": GIVEN}
+SPACE: dict[str, Any] = {**KEPT, **NOW, "options": {"items": "features"}}
 LONG: dict[str, Any] = {"num_envs": 512, "n_steps": 32, "batch_size": 1600, "gamma": 0.99, "gae_lambda": 0.95,
                         "reward_scale": 0.05, "learning_rate": 1e-3}  # fmt: skip
 SLATEQ: dict[str, Any] = {
@@ -79,9 +88,19 @@ RUNS: dict[tuple[str, str], tuple[int, dict[str, Any]]] = {
     ("interest", "slateq"): (700_000, SLATEQ),
     ("interest", "slateq without null"): (700_000, {**SLATEQ, "options": {"null": False}}),
     ("interest", "ppo"): (1_500_000, {**PPO, **LONG}),
-    ("bored", "ppo"): (7_000_000, PPO),
-    ("bored-inf", "ppo"): (6_000_000, PPO),
-    ("uncertain", "ppo"): (6_000_000, PPO),
+    ("bored", "ppo"): (6_000_000, BORED),
+    ("bored", "a2c"): (1_500_000, ROLLED),
+    ("bored", "reinforce"): (1_500_000, ROLLED),
+    ("bored", "slateq"): (400_000, {**KEPT, "options": {"clicks": "many"}}),
+    ("bored", "dqn"): (400_000, KEPT),
+    ("bored", "sac_topk"): (400_000, SPACE),
+    ("bored", "wolpertinger"): (400_000, SPACE),
+    ("bored", "hac"): (400_000, {**KEPT, **NOW}),
+    ("bored", "gems"): (400_000, {**KEPT, **NOW}),
+    ("bored", "linucb"): (100_000, {}),
+    ("bored", "learned"): (100_000, {"family": "mf"}),
+    ("bored-inf", "ppo"): (4_000_000, BORED),
+    ("uncertain", "ppo"): (4_000_000, BORED),
     ("feed", "learned"): (120_000, {"family": "mf"}),
     ("feed", "ppo"): (800_000, {**PPO, "policy_kwargs": {}}),
 }
