@@ -5,14 +5,18 @@ scores are added up, and the rows are gone. Start with `weigh.py` to see what ca
 """
 
 from causal.stream.folds import UserFolds, fit_folds
-from causal.stream.run import Progress, Streamed, stream
-from causal.stream.weigh import Columns, ColumnTarget, Logged, PolicyRounds, SlateColumns, SlateMatrix, Weigh
+from causal.stream.logged import Logged, PolicyRounds, PolicySlates
+from causal.stream.run import Progress, stream
+from causal.stream.slates import SlateColumns, SlateMatrix
+from causal.stream.streamed import Streamed
+from causal.stream.weigh import Columns, ColumnTarget, Weigh
 
 __all__ = [
     "ColumnTarget",
     "Columns",
     "Logged",
     "PolicyRounds",
+    "PolicySlates",
     "Progress",
     "SlateColumns",
     "SlateMatrix",

@@ -23,9 +23,6 @@ ENDINGS = (".parquet", ".pq")
 PIECE = 1 << 22
 """Rows of a file that are summed together, to a row group: what one worker does between two merges."""
 
-_BUFFER = 1 << 20
-"""Bytes of a column that are read at once: a file may be one row group of all its rows."""
-
 
 @dataclass(frozen=True)
 class Piece:
@@ -147,6 +144,8 @@ def survey(
 def batches(piece: Piece, columns: Sequence[str], rows: int) -> Generator[pa.RecordBatch, None, None]:
     """Read some columns of a piece, at most `rows` rows at a time, on this thread only.
 
+    What is held at once is at most one row group of these columns.
+
     Raises:
         BadInput: if the file is damaged, or not the one that was surveyed.
     """
@@ -155,13 +154,17 @@ def batches(piece: Piece, columns: Sequence[str], rows: int) -> Generator[pa.Rec
         if (now.st_size, now.st_mtime_ns) != (piece.size, piece.changed):
             raise BadInput("the file was changed while it was being read")
         with open_parquet(piece.path) as file:
-            groups = range(piece.first, piece.last)
-            yield from file.iter_batches(rows, row_groups=groups, columns=list(columns), use_threads=False)
+            for group in range(
+                piece.first, piece.last
+            ):  # one at a time: Arrow keeps the pages of all of them
+                yield from file.iter_batches(
+                    rows, row_groups=[group], columns=list(columns), use_threads=False
+                )
 
 
 def open_parquet(path: str | Path) -> Any:
     """Open a file so that a page whose checksum is wrong is refused."""
-    return pa.parquet.ParquetFile(path, page_checksum_verification=True, buffer_size=_BUFFER)
+    return pa.parquet.ParquetFile(path, page_checksum_verification=True)
 
 
 def _shown(path: Path) -> bool:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from causal.rewards import Fitted, RewardModel, positions
 from causal.stream.files import Paths, batches, named, survey
-from causal.stream.weigh import Logged
+from causal.stream.logged import Logged
 from simlab.context import Context
 from simlab.errors import BadInput
 from simlab.log import Log, joined
