@@ -19,6 +19,7 @@ FOLDERS = {
     "estimator": ("causal.bandit",),
     "slate estimator": ("causal.slate",),
     "trajectory estimator": ("causal.rl",),
+    "uplift learner": ("causal.uplift",),
     "dataset": ("simlab.datasets",),
 }
 """Where the parts of each kind live."""

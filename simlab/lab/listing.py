@@ -25,6 +25,7 @@ KINDS = {
     "estimators": "estimator",
     "slate-estimators": "slate estimator",
     "trajectory-estimators": "trajectory estimator",
+    "uplift-learners": "uplift learner",
     "datasets": "dataset",
 }
 """What the command line calls each kind of part."""

@@ -1,0 +1,1 @@
+"""Whom to treat: uplift curves and their errors, calibration, policies and budgets."""

@@ -1,0 +1,1 @@
+"""Uplift learners: one file each."""
