@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from types import CodeType, FunctionType
+from types import CellType, CodeType, FunctionType
 from typing import Any
 
 import numpy as np
@@ -164,7 +164,7 @@ def _feed(digest: "hashlib._Hash", thing: Any, above: set[int]) -> None:
     elif isinstance(thing, type):
         digest.update(f"{thing.__module__}.{thing.__qualname__}".encode())
     elif isinstance(thing, FunctionType):
-        cells = [cell.cell_contents for cell in thing.__closure__ or ()]
+        cells = [cell.cell_contents for cell in thing.__closure__ or () if cell != CellType()]
         used = [thing.__globals__.get(name) for name in thing.__code__.co_names]
         known = [g for g in used if isinstance(g, Tensor | np.ndarray | int | float | str | tuple)]
         parts = [thing.__module__, thing.__code__, thing.__defaults__, thing.__kwdefaults__, cells, known]
