@@ -344,8 +344,8 @@ NOTES = {
 
 _PEEKED = (
     "How many logs are ever missed by an interval that is made after every row, in per cent, from the "
-    f"{FIRST}th row to the {LOOKS:,}th, of {LOGS // 4} logs. `anytime` is the asymptotic sequence (planned for "
-    "1,000 rows; ∞ wide where it had not begun in some log), `off_policy` and `bounded` are guarantees "
+    f"{FIRST}th row to the {LOOKS:,}th, of {LOGS // 4} logs. `anytime` is the asymptotic sequence (planned "
+    "for 1,000 rows; ∞ wide where it had not begun in some log), `off_policy` and `bounded` are guarantees "
     "(`causal.sequences`). Wanted are at most 5, known to ± 1.4."
 )
 
