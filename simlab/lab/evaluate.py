@@ -24,6 +24,8 @@ class EvaluateConfig:
     """The policy to evaluate: uniform, bernoulli-ts, "greedy(mf)", "softmax(popularity, temperature=0.5)",
     "epsilon(greedy(popularity), 0.1)", saved:FOLDER, or column:NAME for a column of the file that holds the
     policy's probability of what was shown. Rankers learn from half of the users; the others judge."""
+    versus: str | None = None
+    """Another policy, in the words of --policy: the difference of the two, paired on the same rounds."""
     estimators: tuple[str, ...] = ("all",)
     """Estimators, such as ips snips dr, or all that apply; simlab list estimators, slate-estimators and
     trajectory-estimators show them."""
@@ -42,6 +44,9 @@ class EvaluateConfig:
     reward_range: tuple[float, float] | None = None
     """The lowest and the highest reward that a row can have. Rewards outside are refused, and the verdict
     says how far what was never shown can move the value."""
+    tune: Literal["none", "slope", "paired", "mse", "cv"] = "none"
+    """How clips, thresholds and shrinkages are chosen: none keeps each estimator's default; the others choose
+    on the log itself, cross-fitted, and the estimator's name says the choice of each fold."""
     interval: str = "student-t"
     """Kind of interval: normal, student-t, bootstrap, bca, bernstein, cluster, poisson, empirical-likelihood
     or anytime (it holds however often you look)."""

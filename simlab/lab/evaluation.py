@@ -1,5 +1,6 @@
 """The work of `simlab evaluate`: log and policy in, estimates, diagnostics and a verdict out."""
 
+import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -13,6 +14,7 @@ from causal.evaluation import Estimate, estimate, evaluate, paired_difference, t
 from causal.intervals import KINDS
 from causal.rewards import RewardModel, answers
 from causal.rounds import rounds
+from causal.tuning import family, tune
 from simlab.errors import BadInput, nearest
 from simlab.lab.evaluation_units import (
     Unit,
@@ -33,6 +35,19 @@ if TYPE_CHECKING:
     from simlab.lab.evaluate import EvaluateConfig
 
 _COLUMN = "column:"
+
+_CUTS = (math.inf, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 500.0)
+_SHRINKS = (0.0, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5)
+KNOBS: dict[str, dict[str, tuple[float, ...]]] = {
+    "ClippedIPS": {"clip": _CUTS},
+    "ClippedDR": {"clip": _CUTS},
+    "ClippedIIPS": {"clip": _CUTS},
+    "SwitchDR": {"threshold": _CUTS},
+    "DRos": {"shrinkage": (math.inf, 1.0, 10.0, 100.0, 1000.0, 10_000.0)},
+    "SubGaussianIPS": {"shrinkage": _SHRINKS},
+    "SubGaussianDR": {"shrinkage": _SHRINKS},
+}
+"""What `--tune` chooses from; first the value without bias, which wins where candidates are equal."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +85,7 @@ class Result:
         notes: what the reader must know, in sentences.
         item_names: the owner's item ids.
         unit: what was weighed.
+        short: name of each estimator without what tuning chose, which notes say.
     """
 
     policy: str
@@ -83,6 +99,7 @@ class Result:
     notes: tuple[str, ...]
     item_names: tuple[str, ...]
     unit: Unit = "round"
+    short: tuple[str, ...] = ()
 
 
 class _Logged:
@@ -122,7 +139,7 @@ def check(config: "EvaluateConfig") -> None:
         raise BadInput(f"examination has {wrong}, but it is a chance between 0 and 1")
     check_word(config.reward_model)
     named(config.log)
-    for words in (config.policy, config.logger):
+    for words in (config.policy, config.logger, config.versus):
         if words is not None and not words.startswith(_COLUMN):
             parse(words)
 
@@ -138,14 +155,14 @@ def evaluate_log(config: "EvaluateConfig") -> Result:
     unit = unit_of(config, source)
     if config.reward_range is not None:
         check_range(source.log.reward.double(), *config.reward_range)
-    target = _target(config, source, seed)
-    if unit == "round":
-        weighed, found = _weigh_rounds(config, source, target, seed)
-    else:
-        weighed = _weigh_others(config, source, target, unit, seed)
-        found = diagnose(weighed.rounds)
+    target = _target(config, config.policy, source, seed)
+    other = None if config.versus is None else _target(config, config.versus, source, seed)
+    if other is not None:  # both are judged on rounds that neither has learned from
+        judge = min(target.log, other.log, key=len)
+        target, other = replace(target, log=judge), replace(other, log=judge)
+    weighed, found = _weigh(config, source, target, unit, seed)
     kind, level, luck = config.interval, config.level, seed.split("intervals")
-    estimates = evaluate(weighed.data, weighed.estimators, kind, level, seed=luck)
+    estimates = _estimates(config, weighed, luck)
     logged = estimate(_Logged(), weighed.rounds, kind, level, seed=luck)
     frame = to_frame(estimates)
     lifts = [
@@ -155,6 +172,18 @@ def evaluate_log(config: "EvaluateConfig") -> Result:
     frame["lift"] = [d.value for d in lifts]
     frame["lift_low"] = [d.interval.low for d in lifts]
     frame["lift_high"] = [d.interval.high for d in lifts]
+    notes = (*target.notes, *weighed.notes)
+    if other is not None:
+        against, _ = _weigh(config, source, other, unit, seed)
+        gains = _gains(config, (weighed, estimates), (against, _estimates(config, against, luck)), luck)
+        for column, of in (("versus", "value"), ("versus_low", "low"), ("versus_high", "high")):
+            frame[column] = [gains.get(e.name, {}).get(of, math.nan) for e in weighed.estimators]
+        notes = (
+            *notes,
+            f"versus is the difference to {other.name}, paired on the same {len(judge):,} rounds.",
+        )
+    short = tuple(e.name for e in weighed.estimators)
+    notes += tuple(f"Tuned: {e.name}." for e, name in zip(estimates, short, strict=True) if e.name != name)
     return Result(
         policy=target.name,
         frame=frame,
@@ -164,10 +193,65 @@ def evaluate_log(config: "EvaluateConfig") -> Result:
         diagnostics=found,
         verdict=weighed.verdict,
         truth=_truth(config, source, target),
-        notes=(*target.notes, *weighed.notes),
+        notes=notes,
         item_names=target.log.item_names,
         unit=unit,
+        short=short,
     )
+
+
+def _weigh(
+    config: "EvaluateConfig", source: LogSource, target: Target, unit: Unit, seed: Seed
+) -> tuple[Weighed, Diagnostics]:
+    """Weigh each unit of a log for a target, and look at the weights."""
+    if unit == "round":
+        return _weigh_rounds(config, source, target, seed)
+    weighed = _weigh_others(config, source, target, unit, seed)
+    return weighed, diagnose(weighed.rounds)
+
+
+def _estimates(config: "EvaluateConfig", weighed: Weighed, luck: Seed) -> list[Estimate]:
+    """Apply the estimators, those with a knob tuned if that was asked for."""
+    if config.tune == "none":
+        return evaluate(weighed.data, weighed.estimators, config.interval, config.level, seed=luck)
+    found = []
+    for e in weighed.estimators:
+        values = next((v for kind, v in KNOBS.items() if type(e).__name__ == kind), None)
+        if values is None:
+            found.append(estimate(e, weighed.data, config.interval, config.level, seed=luck))
+        else:
+            chosen = tune(
+                family(e, **values),
+                weighed.data,
+                config.tune,
+                reference=0 if config.tune in ("mse", "cv") else None,
+                seed=luck.split("tune"),
+            )
+            found.append(chosen.estimate(config.interval, config.level, seed=luck))
+    return found
+
+
+def _gains(
+    config: "EvaluateConfig",
+    mine: tuple[Weighed, list[Estimate]],
+    theirs: tuple[Weighed, list[Estimate]],
+    luck: Seed,
+) -> dict[str, dict[str, float]]:
+    """Return the paired difference of two targets by the name of each estimator that both have."""
+    beside = {e.name: found for e, found in zip(theirs[0].estimators, theirs[1], strict=True)}
+    out = {}
+    for e, found in zip(mine[0].estimators, mine[1], strict=True):
+        if e.name in beside:
+            gain = paired_difference(
+                found.scores,
+                beside[e.name].scores,
+                config.interval,
+                config.level,
+                group=mine[0].rounds.group,
+                seed=luck,
+            )
+            out[e.name] = {"value": gain.value, "low": gain.interval.low, "high": gain.interval.high}
+    return out
 
 
 def _weigh_rounds(
@@ -206,7 +290,7 @@ def _weigh_rounds(
 
 
 def _weigh_others(
-    config: "EvaluateConfig", source: LogSource, target: Target, unit: str, seed: Seed
+    config: "EvaluateConfig", source: LogSource, target: Target, unit: Unit, seed: Seed
 ) -> Weighed:
     """Weigh slates or trajectories."""
     knows = not isinstance(target.policy, Tensor) and config.reward_model != "none"
@@ -219,16 +303,16 @@ def _weigh_others(
     return weigh_trajectories(config, target, recipe, seed)
 
 
-def _target(config: "EvaluateConfig", source: LogSource, seed: Seed) -> Target:
-    if config.policy.startswith(_COLUMN):
-        name = config.policy.removeprefix(_COLUMN).strip()
+def _target(config: "EvaluateConfig", words: str, source: LogSource, seed: Seed) -> Target:
+    if words.startswith(_COLUMN):
+        name = words.removeprefix(_COLUMN).strip()
         if not name:
             raise BadInput("column: needs the name of a column, column:NAME")
         chance = probability(config, name, source.log)
         note = f"Column {name} says how likely the policy is to do what was logged, and nothing of the rest."
-        return Target(config.policy, source.log, chance, notes=(note,))
+        return Target(words, source.log, chance, notes=(note,))
     campaign = getattr(source.dataset, "campaign", None)
-    return make_target(config.policy, source.log, source.catalog, seed, campaign)
+    return make_target(words, source.log, source.catalog, seed, campaign)
 
 
 def _estimators(

@@ -49,21 +49,22 @@ def print_result(result: Result, folder: Path) -> None:
     level = f"{result.logged.interval.level:.0%}"
     table = Table(box=rich.box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     table.add_column("estimator", no_wrap=True)
-    for name in ("value", "se", f"{level} low", "high", "ESS", "max share", "n"):
-        table.add_column(name, justify="right")
-    for row in result.frame.to_dict("records"):
-        table.add_row(
-            str(row["estimator"]),
-            number(row["value"], 3),
-            number(row["stderr"], 3),
-            number(row["low"], 3),
-            number(row["high"], 3),
-            number(round(row["ess"]) if row["ess"] >= 100 else row["ess"], 2)
-            if row["ess"] == row["ess"]
-            else "",
-            f"{row['max_weight_share']:.2%}" if row["ess"] == row["ess"] else "",
-            f"{row['n']:,}",
-        )
+    paired = "versus" in result.frame
+    shown = ["value", "se", f"{level} low", "high", "ESS", "max share", "n"]
+    if paired:  # a screen has 80 columns
+        shown = ["value", f"{level} low", "high", "ESS", "versus", "low", "high"]
+    for title in shown:
+        table.add_column(title, justify="right")
+    for name, row in zip(result.short, result.frame.to_dict("records"), strict=True):
+        weighs = row["ess"] == row["ess"]
+        ess = number(round(row["ess"]) if row["ess"] >= 100 else row["ess"], 2) if weighs else ""
+        value, low, high = (number(row[c], 3) for c in ("value", "low", "high"))
+        if paired:
+            gain = (number(row[c], 3) for c in ("versus", "versus_low", "versus_high"))
+            table.add_row(name, value, low, high, ess, *gain)
+            continue
+        share = f"{row['max_weight_share']:.2%}" if weighs else ""
+        table.add_row(name, value, number(row["stderr"], 3), low, high, ess, share, f"{row['n']:,}")
     console.print(
         Text(f"{result.policy}, evaluated on {result.logged.n:,} {PLURAL[result.unit]}", style="bold")
     )
@@ -184,9 +185,16 @@ def _truth(result: Result) -> str:
 def _shown(result: Result, level: str) -> pd.DataFrame:
     """Return the table of the page, with words for columns."""
     frame = result.frame
+    more = {}
+    if "versus" in frame:
+        more = {
+            "versus": frame["versus"],
+            "versus, low": frame["versus_low"],
+            "versus, high": frame["versus_high"],
+        }
     return pd.DataFrame(
         {
-            "estimator": frame["estimator"],
+            "estimator": list(result.short),
             "value": frame["value"],
             "standard error": frame["stderr"],
             "low": frame["low"],
@@ -194,6 +202,7 @@ def _shown(result: Result, level: str) -> pd.DataFrame:
             "lift": frame["lift"],
             "lift, low": frame["lift_low"],
             "lift, high": frame["lift_high"],
+            **more,
             "ESS": frame["ess"].round(1),
             "largest weight": [f"{x:.2%}" for x in frame["max_weight_share"]],
             PLURAL[result.unit]: frame["n"],
@@ -204,7 +213,7 @@ def _shown(result: Result, level: str) -> pd.DataFrame:
 def _forest(result: Result, level: str) -> "go.Figure":
     frame = result.frame
     figure = forest(
-        frame["estimator"],
+        list(result.short),
         frame["value"].tolist(),
         frame["low"].tolist(),
         frame["high"].tolist(),

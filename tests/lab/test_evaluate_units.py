@@ -137,3 +137,40 @@ def test_refusals(
     assert words in said
     assert said.count("\n") == 1
     assert not out.exists()
+
+
+def test_a_second_policy_is_compared_on_the_same_rounds(log: Path, tmp_path: Path) -> None:
+    """Against itself the difference is nothing; against the logger it is the lift."""
+    words = ("--policy", "epsilon(greedy(popularity), 0.9)", "--estimators", "iips", "snsips", "clipped-iips")
+    itself = evaluated(log, tmp_path / "itself", *words, "--versus", words[1])
+    assert itself["versus"].abs().max() == 0
+    assert (itself["versus_high"] - itself["versus_low"]).max() == 0
+    # The logger's own weights are one, so its value is the mean of the same half of the log.
+    own = evaluated(log, tmp_path / "own", *words, "--versus", "random")
+    assert own["versus"].to_numpy() == pytest.approx(own["lift"].to_numpy(), rel=1e-6)
+    assert own["versus_low"].to_numpy() == pytest.approx(own["lift_low"].to_numpy(), rel=1e-6)
+
+
+@pytest.mark.parametrize("how", ["slope", "mse"])
+def test_tuned_estimators_say_what_was_chosen(
+    log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], how: str
+) -> None:
+    words = (
+        "--policy",
+        "epsilon(greedy(popularity), 0.9)",
+        "--tune",
+        how,
+        "--estimators",
+        "iips",
+        "clipped-iips",
+    )
+    frame = evaluated(log, tmp_path / how, *words)
+    plain, tuned = frame.index
+    assert plain == "IIPS"
+    assert tuned.startswith("clipped IIPS (clip ")
+    assert "cross-fitted" in tuned
+    # Whatever was chosen, a clip only takes away from rewards of at least 0.
+    assert frame["value"].iloc[1] <= frame["value"].iloc[0] + 1e-12
+    assert frame["value"].iloc[1] >= frame["value"].iloc[0] - 4 * frame["stderr"].iloc[0]
+    said = capsys.readouterr().out
+    assert "Tuned: clipped IIPS (clip" in said.replace("\n", " ")
