@@ -98,7 +98,9 @@ class GeMSPolicy(LatentPolicy):
 
 @with_defaults(tau=0.01, target_every=1, explore=(0.1, 0.05, 0.5))
 class GeMS(LatentOffPolicy):
-    """GeMS, an off-policy algorithm of stable-baselines3.
+    """GeMS: a VAE turns slates into points, and SAC acts among the points.
+
+    An off-policy algorithm of stable-baselines3.
 
     **First** the share `collect` of the training (and never less than `learning_starts`) shows uniform
     slates. On these logged slates and their clicks a VAE is fitted, once, by `fit` gradient steps on

@@ -102,7 +102,9 @@ class HACPolicy(LatentPolicy):
 
 @with_defaults(tau=0.01, target_every=1, explore=(1.0, 0.05, 0.5))
 class HAC(LatentOffPolicy):
-    """Hyper-actor critic, an off-policy algorithm of stable-baselines3.
+    """Hyper-actor critic: the actor's vector scores all items, and a critic reads the slate back as one.
+
+    An off-policy algorithm of stable-baselines3.
 
     The actor's **hyper-action** is a point Z(s) of the space of item vectors v_i (centred, of length 1), and
     the **effect-action** is the slate A(Z) of the K candidates with the largest ⟨Z, v_i⟩. The inverse map

@@ -17,6 +17,7 @@ from agents.core.policy import SlateActorCriticPolicy
 from agents.core.rows import slots_of
 from agents.maths.plackett_luce import slot_log_probs
 from agents.maths.policy_gradient import per_slot_advantage, ppo_loss
+from simlab.errors import BadInput
 from simlab.slates.contract import masked
 
 
@@ -114,6 +115,9 @@ class SlatePPO(SlateOnPolicy, PPO):
         self.base_learning_rate, self.final_learning_rate = learning_rate, final_learning_rate
         self.clip, self.slot_coef, self.tensors = clip_range, slot_coef, tensors
         self.per_slot, self._scale = per_slot, reward_scale
+        if batch_size < 1 or n_epochs < 1:
+            name, value = ("batch_size", batch_size) if batch_size < 1 else ("n_epochs", n_epochs)
+            raise BadInput(f"{name} is {value}, but it takes at least 1")
         whole = batch_size if env is None else env.num_envs * n_steps  # stock warns of any other batch
         seed = known_seed(seed)
         super().__init__(

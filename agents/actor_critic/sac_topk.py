@@ -126,7 +126,9 @@ class ProtoReplay(SlateReplay):
 
 @with_defaults(tau=0.01, target_every=1, explore=(0.1, 0.05, 0.5))
 class SACTopK(ProtoOffPolicy):
-    """SAC + top-K, an off-policy algorithm of stable-baselines3.
+    """SAC + top-K: a vector for the user, and the K items nearest to it.
+
+    An off-policy algorithm of stable-baselines3.
 
     The action is a point z of the box (-1, 1)^d of item vectors (`protos="one"`), or one for each slot
     (`protos="slots"`), drawn from tanh N(μ(s), σ(s)). The slate is the K candidates with the largest

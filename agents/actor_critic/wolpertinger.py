@@ -144,7 +144,9 @@ class WolpertingerPolicy(ProtoPolicy):
 
 @with_defaults(tau=0.01, target_every=1, explore=(1.0, 0.05, 0.5))
 class Wolpertinger(ProtoOffPolicy):
-    """Wolpertinger with TD3's three tricks, an off-policy algorithm of stable-baselines3.
+    """Wolpertinger: a vector, the items near it, and a critic that picks among them, with TD3's three tricks.
+
+    An off-policy algorithm of stable-baselines3.
 
     The actor names a point f_k(s) of item space for each slot. Its `neighbours` nearest items are retrieved,
     and the critic chooses among them: π(s) = argmax_A Q_1(s, v_A) over slates A of the retrieved (see

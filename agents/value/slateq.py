@@ -102,7 +102,9 @@ class SlateQPolicy(SlateBasePolicy):
 
 
 class SlateQ(SlateOffPolicy):
-    """SlateQ, an off-policy algorithm of stable-baselines3.
+    """SlateQ: a value for each item if it is chosen, the null item too, and the best slate exactly.
+
+    An off-policy algorithm of stable-baselines3.
 
     A user chooses one item of the slate, or the null item, by odds v; then
 

@@ -117,6 +117,7 @@ def run_compare(config: "CompareConfig") -> int:
         builder.check(call)
     began = perf_counter()
     with open_run("compare", config, out=config.out, overwrite=config.overwrite, resume=config.resume) as run:
+        builder.keep = run.parts / "agents"
         try:
             result = compare(
                 world,

@@ -1,5 +1,6 @@
 """What a comparison leaves behind: a table on the screen, files, and a page."""
 
+import re
 from collections.abc import Hashable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from simlab.lab.comparison import Comparison
 from simlab.lab.figures import COLOURS, forest
 from simlab.lab.report import Section, write_report
 from simlab.lab.runs import Run, resolved, versions
+from simlab.parts import names
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -226,7 +228,10 @@ def _verdict(result: Comparison) -> str:
     return "\n\n".join(words) or f"{result.baseline} alone, so there is nothing to compare it with."
 
 
-_TRAINED = ("learned(", "greedy(", "softmax(", "epsilon(greedy", "epsilon(softmax(", "epsilon(learned")
+def _is_trained(words: str) -> bool:
+    """Tell whether a policy comes from training: an agent, or a ranker, inside whatever mixture."""
+    taught = {n.replace("_", "-") for kind in ("agent", "ranker") for n in names(kind)} - {"popularity"}
+    return bool(taught & set(re.findall(r"[a-z][a-z0-9-]*", words.lower().replace("_", "-"))))
 
 
 def _reading(result: Comparison) -> str:
@@ -236,7 +241,7 @@ def _reading(result: Comparison) -> str:
     if result.frame["return_lower"].isna().any():
         unit += "; there is only one, so there are no intervals: ask for more seeds"
     score = "A score of 0 is random, 1 the far-sighted oracle. " if "score" in result.frame else ""
-    trained = any(str(name).startswith(_TRAINED) for name in result.frame["policy"])
+    trained = any(_is_trained(str(name)) for name in result.frame["policy"])
     luck = " A trained policy is one training run: its interval leaves out the luck of training."
     return (
         f"Return is {result.unit} per user. {score}"

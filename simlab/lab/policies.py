@@ -7,7 +7,6 @@ policy, is trained in the world, once, and shared by every policy and seed that 
 
 import hashlib
 import inspect
-import os
 import re
 import types
 from collections.abc import Callable
@@ -20,7 +19,6 @@ from simlab.lab import agents
 from simlab.lab.arguments import Bound, Parameter, bind
 from simlab.lab.arguments import ranker_settings as ranker_settings
 from simlab.lab.grammar import Call
-from simlab.lab.runs import unfinished
 from simlab.parts import names, part
 from simlab.policy import Policy
 from simlab.rankers.contract import Ranker
@@ -62,7 +60,7 @@ class Builder:
     def of(cls, config: "WorldOptions", world: Any, report: Callable[[str], None]) -> "Builder":
         """Return the builder of a command's options."""
         seed = Seed(config.seed).split("train")
-        return cls(world, seed, config.train_users, config.train_steps, report, _place(config))
+        return cls(world, seed, config.train_users, config.train_steps, report)
 
     def check(self, call: Call) -> None:
         """Refuse a policy that cannot be built, before anything is trained.
@@ -202,15 +200,6 @@ class Builder:
                 call, self.world, budget, self.seed.split("learn"), self.report, keep
             )
         return self._trained[key]
-
-
-def _place(config: Any) -> Path | None:
-    """Return where a comparison that may be gone on with keeps its agents, if its folder is named."""
-    said = getattr(config, "resume", None) or getattr(config, "out", None)
-    if said is None or not hasattr(config, "resume"):
-        return None
-    folder = Path(os.path.abspath(said))
-    return (folder if folder.name.endswith(".partial") else unfinished(folder)) / "parts" / "agents"
 
 
 def _folder_name(key: str) -> str:

@@ -279,3 +279,12 @@ def test_an_agent_in_another_world() -> None:
 
 def test_no_users_at_a_time() -> None:
     refused("num_envs is 0, but it is a whole number of at least 1", lambda: WorldVecEnv(WORLD, 0))
+
+
+@pytest.mark.parametrize(("name", "value"), [("batch_size", 0), ("n_epochs", -1)])
+def test_passes_without_rows(name: str, value: int) -> None:
+    settings: dict[str, Any] = {name: value}
+    refused(
+        f"{name} is {value}, but it takes at least 1",
+        lambda: SlatePPO(env=make_sb3("Feed-v0", 1), **settings),
+    )
