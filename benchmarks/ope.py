@@ -120,7 +120,8 @@ import json, sys, time
 import numpy as np
 n, slots = int(sys.argv[1]), 10
 random = np.random.default_rng(2)
-w = random.lognormal(0, .3, (n, slots)); p = np.full((n, slots), .1); cascade = w.cumprod(1)
+target = random.uniform(.07, .14, (n, slots)); logger = np.full((n, slots), .1)
+w, cascade = target / logger, (target / logger).cumprod(1)
 reward = (random.random((n, slots)) < .2).astype(float)
 """
 
@@ -130,16 +131,18 @@ OBP_SLATES = (
 import warnings; warnings.filterwarnings("ignore")
 from obp.ope import SlateStandardIPS, SlateIndependentIPS, SlateRewardInteractionIPS
 ids, position, flat = np.repeat(np.arange(n), slots), np.tile(np.arange(slots), n), reward.reshape(-1)
-joint = np.repeat(cascade[:, -1:], slots, 1)
 common = dict(slate_id=ids, reward=flat, position=position, n_bootstrap_samples=int(sys.argv[2]))
+down = lambda p: p.cumprod(1)
+whole = lambda p: np.repeat(p.cumprod(1)[:, -1:], slots, 1)
 cpu = {}
-for name, make, weight, key in (
-    ("SIPS", SlateStandardIPS, joint, ""), ("IIPS", SlateIndependentIPS, w, "_item_position"),
-    ("RIPS", SlateRewardInteractionIPS, cascade, "_cascade")):
-    ours = {"pscore" + key: np.full(n * slots, .1), "evaluation_policy_pscore" + key: .1 * weight.reshape(-1)}
+for name, make, chance, key in (
+    ("SIPS", SlateStandardIPS, whole, ""),
+    ("IIPS", SlateIndependentIPS, lambda p: p, "_item_position"),
+    ("RIPS", SlateRewardInteractionIPS, down, "_cascade")):
+    given = {"pscore" + key: chance(logger).reshape(-1),
+             "evaluation_policy_pscore" + key: chance(target).reshape(-1)}
     start = time.process_time()
-    made = make(len_list=slots)
-    made.estimate_interval(**common, **ours)
+    make(len_list=slots).estimate_interval(**common, **given)
     cpu[name] = time.process_time() - start
 print(json.dumps(cpu))
 """
