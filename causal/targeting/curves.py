@@ -7,22 +7,23 @@ rows among them, and Nt, Nc their numbers:
     uplift  V = N · (T / Nt - C / Nc)   outcomes gained if all rows so far were treated
 
 (0 for the mean of no rows.) The curve has a point at the end of each block of equal scores and straight lines
-between, as in scikit-uplift 0.5.1, so the order of rows never matters. causalml 0.18 walks through ties in the
-order of rows: on Hillstrom the AUUC of a constant score then lies anywhere in .454-.563, and its truth is ½.
-`ties="expected"` gives the exact mean over all orders of tied rows, which differs from the line by O(1/N).
+between, as in scikit-uplift 0.5.1, so the order of rows never matters. causalml 0.18 walks through ties in
+the order of rows: on Hillstrom the AUUC of a constant score then lies anywhere in .454-.563, and its truth is
+½. `ties="expected"` gives the exact mean over all orders of tied rows, which differs from the line by O(1/N).
 
 These are differences of means, so they are for experiments. Under confounding, use doubly robust scores
 (`scores.py`) with `rate.py` and `returns.py`.
 """
 
 from collections.abc import Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Num
 
-from causal.targeting.measure import Measure, column, measure, table
+from causal.targeting.measure import Measure, measure, table
 from causal.targeting.ranks import Ranks, from_here
 from causal.targeting.ties import expected_area, expected_uplift
 from causal.uplift.contract import Trial
@@ -49,7 +50,7 @@ class Ranked:
         plain: whether all weights are 1 and every row is treated or control.
     """
 
-    score: Float[Array, " round"]
+    score: Num[Array, " round"]
     y: Float[Array, " round"]
     treated: Float[Array, " round"]
     control: Float[Array, " round"]
@@ -62,14 +63,14 @@ class Ranked:
     def of(cls, trial: Trial, score: Any, *, arm: Hashable | None = None) -> "Ranked":
         """Rank the rows of a trial.
 
-        With two arms, or with `arm` named, that arm stands against control and the rows of other arms are left
-        out. With several arms and none named the score is a policy: each row's pick is its best arm (the first
-        of equals), rows are ranked by that arm's score, treated rows are those that got their pick, and rows
-        that got another arm count for their place only.
+        With two arms, or with `arm` named, that arm stands against control and the rows of other arms are
+        left out. With several arms and none named the score is a policy: each row's pick is its best arm (the
+        first of equals), rows are ranked by that arm's score, treated rows are those that got their pick, and
+        rows that got another arm count for their place only.
 
         Where chances of arms differ between rows or, for a policy, between arms, rows weigh by
-        (mean chance of the arm) / (the row's own chance), so that means are over the whole population. Without
-        known chances those are the arms' shares.
+        (mean chance of the arm) / (the row's own chance), so that means are over the whole population.
+        Without known chances those are the arms' shares.
 
         Args:
             trial: of two arms or more.
@@ -93,7 +94,7 @@ class Ranked:
         else:
             if scores.shape[1] != treated:
                 raise BadInput(
-                    f"score has {scores.shape[1]} columns, but a policy over {treated} treated arms has one each; "
+                    f"score has {scores.shape[1]} columns, but a policy over {treated} arms has one each; "
                     "or name one arm"
                 )
             pick, own = scores.argmax(1) + 1, scores.max(1)
@@ -115,16 +116,19 @@ class Ranked:
                 raise BadInput(f"no row is {name}, so there is no uplift")
         return made
 
+    @cached_property
+    def columns(self) -> tuple[Array, Array, Array, Array]:
+        """Outcomes, treated and control mass, and weight, in the order of the score."""
+        ordered = self.ranks.ordered
+        return ordered(self.y), ordered(self.treated), ordered(self.control), ordered(self.weight)
+
     def sums(self, values: Float[Array, " round"]) -> Float[Array, " block"]:
         """Return the sum of a column over each block of equal scores."""
         return self.ranks.sums(values)
 
-    def by(self, score: Float[Array, " round"]) -> "Ranked":
+    def by(self, score: Num[Array, " round"]) -> "Ranked":
         """Return the same rows in the order of another score."""
-        ranks = Ranks.of(score, self.weight)
-        return Ranked(
-            score, self.y, self.treated, self.control, self.weight, self.user, ranks, self.plain
-        )
+        return replace(self, score=score, ranks=Ranks.of(score, self.weight))
 
 
 @dataclass(frozen=True, eq=False)
@@ -191,13 +195,14 @@ def auuc(ranked: Ranked, scale: str = "perfect", ties: str = "line") -> Measure:
     Args:
         ranked: a trial in the order of a score.
         scale: "perfect": less the area under the straight line to its end, over the same of the perfect curve
-            (scikit-uplift's `uplift_auc_score`; 0 for a random score); "end": the whole area over |the curve's
-            end| · N (causalml's `auuc_score`, which divides a sum of N + 1 points by N + 1; ½ for a random
-            score); "row": the whole area over N², outcomes gained a row.
+            (scikit-uplift's `uplift_auc_score`; 0 for a random score); "end": the whole area over |the
+            curve's end| · N (causalml's `auuc_score`, which divides a sum of N + 1 points by N + 1; ½ for a
+            random score); "row": the whole area over N², outcomes gained a row.
         ties: "line", or "expected" over the orders of tied rows, for rows without weights.
 
     Raises:
-        BadInput: for an unknown scale or ties, a scale of 0, or a perfect curve of outcomes other than 0 and 1.
+        BadInput: for an unknown scale or ties, a scale of 0, or a perfect curve of outcomes other than 0 and
+            1.
     """
     if scale == "no_harm":
         raise BadInput("scale no_harm is defined for the Qini curve only")
@@ -207,12 +212,13 @@ def auuc(ranked: Ranked, scale: str = "perfect", ties: str = "line") -> Measure:
 def uplift_at(ranked: Ranked, k: float | int = 0.3, by: str = "overall", ties: str = "line") -> Measure:
     """Return the difference of means among the top k: what a treatment does to those a score treats first.
 
-    A share of rows without weights is rounded down to whole rows, as in scikit-uplift. Where the last place falls
-    among equal scores, each tied row counts by its chance of a place; `ties="expected"` gives the exact mean of
-    the difference over the orders of tied rows. scikit-uplift takes tied rows from the end of the table.
+    A share of rows without weights is rounded down to whole rows, as in scikit-uplift. Where the last place
+    falls among equal scores, each tied row counts by its chance of a place; `ties="expected"` gives the exact
+    mean of the difference over the orders of tied rows. scikit-uplift takes tied rows from the end of the
+    table.
 
-    The standard error counts that the threshold moves: (k - in top) · (effect at the threshold - value) / k, with
-    that effect from a window of rows around it.
+    The standard error counts that the threshold moves: (k - in top) · (effect at the threshold - value) / k,
+    with that effect from a window of rows around it.
 
     Args:
         ranked: a trial in the order of a score.
@@ -229,8 +235,9 @@ def uplift_at(ranked: Ranked, k: float | int = 0.3, by: str = "overall", ties: s
     if by == "group":
         if ties == "expected":
             raise BadInput("by group a top share is linear in tied rows, so ties are line")
-        up, down = _top_mean(ranked, ranked.treated, k, "treated"), _top_mean(ranked, ranked.control, k, "control")
-        return measure(up[0] - down[0], up[1] - down[1], ranked.user, f"uplift at {k:g} by group")
+        got, d_got = _top_mean(ranked, ranked.treated, k, "treated")
+        kept, d_kept = _top_mean(ranked, ranked.control, k, "control")
+        return measure(got - kept, d_got - d_kept, ranked.user, f"uplift at {k:g} by group")
     share, size = _size(k, ranked.weight, ranked.plain)
     part = top(ranked.ranks, ranked.weight, size)
     nt, nc = float(part @ ranked.treated), float(part @ ranked.control)
@@ -241,7 +248,7 @@ def uplift_at(ranked: Ranked, k: float | int = 0.3, by: str = "overall", ties: s
     near = window(ranked.ranks, ranked.weight, share)
     there = _difference(ranked, near, up - down)
     edge = ranked.weight * (share - part) / (share * ranked.weight.sum()) * (there - (up - down))
-    value = up - down if ties == "line" else expected_uplift(*_counts(ranked), int(round(size)))
+    value = up - down if ties == "line" else expected_uplift(*_counts(ranked), round(size))
     return measure(value, part * lift + edge, ranked.user, f"uplift at {k:g}")
 
 
@@ -253,12 +260,14 @@ def top(ranks: Ranks, weight: Float[Array, " round"], size: float) -> Float[Arra
 
 
 def window(ranks: Ranks, weight: Float[Array, " round"], share: float) -> Float[Array, " round"]:
-    """Return 1 for rows near a share of the ranking (half a width of ½ N^(-1/5) of the smaller side), else 0."""
+    """Return 1 for rows near a share of the ranking (½ N^(-1/5) of the smaller side to each side), else 0."""
     total = float(weight.sum())
-    half = 0.5 * ranks.rows ** -0.2 * min(share, 1 - share) * total
+    half = 0.5 * ranks.rows**-0.2 * min(share, 1 - share) * total
     mass = ranks.sums(weight)
     end = np.cumsum(mass)
-    return ranks.back(((end >= share * total - half) & (end - mass <= share * total + half)).astype(np.float64))
+    return ranks.back(
+        ((end >= share * total - half) & (end - mass <= share * total + half)).astype(np.float64)
+    )
 
 
 def _difference(ranked: Ranked, part: Float[Array, " round"], otherwise: float) -> float:
@@ -273,7 +282,7 @@ def _top_mean(
     ranked: Ranked, mass: Float[Array, " round"], k: float | int, name: str
 ) -> tuple[float, Float[Array, " round"]]:
     """Return the mean outcome of the top k of one group, and its influences."""
-    ranks = Ranks.of(ranked.score, mass)
+    ranks = ranked.ranks.only(mass > 0)
     whole = bool((mass[mass > 0] == 1).all())
     share, size = _size(k, mass, whole)
     part = top(ranks, mass, size)
@@ -302,16 +311,9 @@ def _heights(ranked: Ranked, kind: str) -> tuple[Array, Array, tuple[Array, ...]
     """Return N and the curve at the end of each block, and the curve's slopes in T, Nt, C, Nc, N."""
     if kind not in KINDS:
         raise BadInput(f"kind is {' or '.join(KINDS)}, not {kind}")
-    ty, t, cy, c, n = (
-        np.cumsum(ranked.sums(v))
-        for v in (
-            ranked.treated * ranked.y,
-            ranked.treated,
-            ranked.control * ranked.y,
-            ranked.control,
-            ranked.weight,
-        )
-    )
+    y, treated, control, weight = ranked.columns
+    blocks = ranked.ranks.blocks
+    ty, t, cy, c, n = (np.cumsum(blocks(v)) for v in (treated * y, treated, control * y, control, weight))
     per_t = np.divide(1.0, t, out=np.zeros_like(t), where=t > 0)
     per_c = np.divide(1.0, c, out=np.zeros_like(c), where=c > 0)
     up, down = ty * per_t, cy * per_c
@@ -328,14 +330,13 @@ def _under(ranked: Ranked, kind: str) -> tuple[float, Array, float, Array]:
     mass = np.diff(number, prepend=0.0)
     middle = 0.5 * (height + np.append(0.0, height[:-1]))
     step = 0.5 * (mass + np.append(mass[1:], 0.0))
-    y, back = ranked.y, ranked.ranks.back
-    ty, t, cy, c, n = (back(from_here(slope * step)) for slope in slopes)
-    change = (
-        ranked.treated * (y * ty + t) + ranked.control * (y * cy + c) + ranked.weight * (n + back(middle))
-    )
+    y, treated, control, weight = ranked.columns
+    repeat = ranked.ranks.repeat
+    ty, t, cy, c, n = (repeat(from_here(slope * step)) for slope in slopes)
+    change = treated * (y * ty + t) + control * (y * cy + c) + weight * (n + repeat(middle))
     ty, t, cy, c, n = (slope[-1] for slope in slopes)
-    end = ranked.treated * (y * ty + t) + ranked.control * (y * cy + c) + ranked.weight * n
-    return float(middle @ mass), change, float(height[-1]), end
+    end = ranked.treated * (ranked.y * ty + t) + ranked.control * (ranked.y * cy + c) + ranked.weight * n
+    return float(middle @ mass), ranked.ranks.put(change), float(height[-1]), end
 
 
 def _area(ranked: Ranked, kind: str, scale: str, ties: str) -> Measure:
@@ -365,22 +366,24 @@ def _area(ranked: Ranked, kind: str, scale: str, ties: str) -> Measure:
     return measure(area / below, (d_area - area / below * d_below) / below, ranked.user, f"{kind} ({scale})")
 
 
-def _oracle(ranked: Ranked, kind: str) -> Float[Array, " round"]:
+def _oracle(ranked: Ranked, kind: str) -> Num[Array, " round"]:
     """Return the score of the perfect curve."""
     treated, y = ranked.treated > 0, ranked.y
     known = treated | (ranked.control > 0)
+    binary = bool(((y == 0) | (y == 1)).all())
     if kind == "qini":
-        return np.where(known, np.where(treated, y, -y), 0.0)
-    if not np.isin(y, (0, 1)).all():
-        row = int(np.flatnonzero(~np.isin(y, (0, 1)))[0])
+        found = np.where(known, np.where(treated, y, -y), 0.0)
+        return found.astype(np.int8) if binary else found
+    if not binary:
+        row = int(np.flatnonzero((y != 0) & (y != 1))[0])
         raise BadInput(
             f"column outcome, row {row}: a perfect uplift curve needs outcomes 0 and 1, not {y[row]:g}; "
             "take the scale end or row"
         )
-    control_gain = float(ranked.control @ y)
-    treated_miss = float(ranked.treated @ (1 - y))
-    second = y if control_gain > treated_miss else treated.astype(np.float64)
-    return np.where(known, 2.0 * (y == treated) + second, 1.5)
+    more = float(ranked.control @ y) > float(ranked.treated @ (1 - y))
+    second = y == 1 if more else treated
+    halves = np.where(known, 4 * (y == treated) + 2 * second, 3)  # a row of another arm stands in the middle
+    return halves.astype(np.int8)
 
 
 def _counts(ranked: Ranked) -> tuple[Array, Array, Array, Array]:

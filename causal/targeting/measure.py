@@ -1,10 +1,10 @@
 """A number about a score, with its standard error: the spread of what each row adds to it.
 
-Every metric here is a function θ(w) of the rows' weights that does not change when all weights are multiplied.
-The influence of a row is dᵢ = wᵢ ∂θ/∂wᵢ, in closed form; the variance is Σ dᵢ², or Σ (Σ of a user's dᵢ)² where
-rows come from users. That is the infinitesimal jackknife (Efron 1982, "The Jackknife, the Bootstrap and Other
-Resampling Plans", chapter 6), the delta method without a model. The score is taken as given: it was learned on
-other rows.
+Every metric here is a function θ(w) of the rows' weights that does not change when all weights are
+multiplied. The influence of a row is dᵢ = wᵢ ∂θ/∂wᵢ, in closed form; the variance is Σ dᵢ², or Σ (Σ of a
+user's dᵢ)² where rows come from users. That is the infinitesimal jackknife (Efron 1982, "The Jackknife, the
+Bootstrap and Other Resampling Plans", chapter 6), the delta method without a model. The score is taken as
+given: it was learned on other rows.
 """
 
 import math

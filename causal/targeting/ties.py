@@ -1,15 +1,16 @@
 """The exact mean of an area, or of the uplift at k, over all orders of tied rows. Rows without weights.
 
-Inside a block of equal scores the rows come in random order. Given how many treated rows have come (j) and how many
-controls (i), which of them came is uniform, so a curve that is linear in outcomes has the mean outcomes of the
-block in its place. Let the curve's point be f(i, j), linear in j for each i. The mt treated rows fall into the
-mc + 1 gaps between the block's controls, every split of them equally likely, so with M = mc + 1
+Inside a block of equal scores the rows come in random order. Given how many treated rows have come (j) and
+how many controls (i), which of them came is uniform, so a curve that is linear in outcomes has the mean
+outcomes of the block in its place. Let the curve's point be f(i, j), linear in j for each i. The mt treated
+rows fall into the mc + 1 gaps between the block's controls, every split of them equally likely, so with M =
+mc + 1
 
     E[points with i controls]       A = 1 + mt / M
     E[Σ j over these points]      B_i = i mt / M + (i + 1) mt (mt - 1) / (M (M + 1)) + mt / M.
 
-The area is Σ_i of f's two coefficients times A and B_i, less half of the block's two ends: O(N), without listing
-one order.
+The area is Σ_i of f's two coefficients times A and B_i, less half of the block's two ends: O(N), without
+listing one order.
 """
 
 import numpy as np
