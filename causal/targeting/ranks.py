@@ -48,7 +48,7 @@ class Ranks:
         """
         if isinstance(priority, Ranks):
             return priority
-        return cls.of(column("priority", priority), weight)
+        return cls.of(column("priority", priority, None if weight is None else len(weight)), weight)
 
     def only(self, keep: Bool[Array, " round"]) -> "Ranks":
         """Return the ranking of some of the rows, without sorting again."""
