@@ -6,6 +6,7 @@ from typing import Literal
 import numpy as np
 import torch
 from jaxtyping import Float
+from scipy.stats import norm
 from torch import Tensor
 
 from causal.calibration import Calibration, calibrate
@@ -221,12 +222,9 @@ def verdict(d: Diagnostics) -> Verdict:
             abs(d.mean_weight - 1) > 1e-6,
             "the logger chose every row for sure (all propensities are 1): nothing else was ever tried",
         )
-    note(
-        abs(d.mean_weight_z) > CAUTION_Z,
-        abs(d.mean_weight_z) > REFUSE_Z and abs(d.mean_weight - 1) > REFUSE_MEAN,
-        f"the mean weight is {d.mean_weight:.3f} where right propensities and full overlap give 1 "
-        f"(z = {d.mean_weight_z:.1f})",
-    )
+    level_of_mean, mean = mean_sentence(d.mean_weight, d.mean_weight_z)
+    if level_of_mean:
+        found.append((level_of_mean, mean))
     c = d.calibration
     if c is not None and c.p_value is not None:
         note(
@@ -264,6 +262,28 @@ def share_sentence(ess: float, n: int, share: float, before: str = "") -> tuple[
     if ess < CAUTION_ESS or share > CAUTION_SHARE:
         return 1, f"{size}: caution"
     return 0, size
+
+
+def mean_sentence(mean: float, z: float, tests: int = 1, before: str = "") -> tuple[int, str]:
+    """Judge by the mean weight, which should be 1.
+
+    Args:
+        mean: of the weights.
+        z: (mean - 1) over its standard error.
+        tests: of how many means this is the worst, for then a far one is less of a surprise (Bonferroni).
+        before: what the sentence begins with.
+
+    Returns:
+        0, 1 for caution or 2 for a refusal, with the sentence.
+    """
+    limit, far = (float(norm.isf(norm.sf(x) / tests)) for x in (CAUTION_Z, REFUSE_Z))
+    said = (
+        f"{before}the mean weight is {mean:.3f} where right propensities and full overlap give 1 "
+        f"(z = {z:.1f})"
+    )
+    if abs(z) > far and abs(mean - 1) > REFUSE_MEAN:
+        return 2, f"{said}: refused; use --force to print it anyway"
+    return (1, f"{said}: caution") if abs(z) > limit else (0, said)
 
 
 def _number(x: float) -> str:

@@ -28,10 +28,12 @@ class UserFolds:
     Attributes:
         models: one for each fold, fitted on users of the other folds.
         seed: of the hash.
+        rows: how many the sample had that the models were fitted on.
     """
 
     models: tuple[Fitted, ...]
     seed: Seed
+    rows: int = 0
 
     def fold(self, user: Int[Tensor, " user"]) -> Int[Tensor, " user"]:
         """Return the fold of each user."""
@@ -98,7 +100,7 @@ def fit_folds(
         if not len(train) or len(train) == len(log):
             raise BadInput(f"fold {number} of {folds} has all users or none: the sample is too small")
         models.append(model.fit(log.rows(train), pages, seed.split(f"fold {number}"), None))
-    return UserFolds(tuple(models), seed)
+    return UserFolds(tuple(models), seed, len(log))
 
 
 def _sampled(paths: Paths, reader: Logged, share: float, seed: Seed, rows: int) -> Iterator[Log]:

@@ -51,7 +51,12 @@ class Streamed:
         return _part(self.tally.sums, self._columns(name), ())
 
     def estimates(
-        self, kind: str | Sequence[str] = "student-t", level: float = 0.95, *, replicates: int = 1000
+        self,
+        kind: str | Sequence[str] = "student-t",
+        level: float = 0.95,
+        *,
+        replicates: int = 1000,
+        names: Sequence[str] | None = None,
     ) -> list[Estimate]:
         """Return an estimate for each name; its `scores` are empty, for the rows are gone.
 
@@ -60,13 +65,15 @@ class Streamed:
                 users share buckets, which tell the standard error to a part in √(2 buckets).
             level: coverage of the intervals.
             replicates: of the Poisson bootstrap.
+            names: which ones; by default all.
 
         Raises:
-            BadInput: for another kind, a level outside (0, 1), or sums that give no value.
+            BadInput: for another kind, a level outside (0, 1), a name that is not there, or sums that give no
+                value.
         """
         return [
-            self._estimate(name, self.sums(name), kind, level, replicates, *self._overlap(i))
-            for i, name in enumerate(self.names)
+            self._estimate(name, self.sums(name), kind, level, replicates, *self.overlap(name))
+            for name in (self.names if names is None else names)
         ]
 
     def difference(
@@ -101,11 +108,16 @@ class Streamed:
         start = 2 * sum(self.tally.widths[:at])
         return range(start, start + 2 * self.tally.widths[at])
 
-    def _overlap(self, at: int) -> tuple[float, float]:
-        """Return the effective number of rows and the largest share, of the worst slot."""
-        if not self.leans[at]:
+    def overlap(self, name: str) -> tuple[float, float]:
+        """Return the effective number of rows and the largest share of one name's weights, of the worst slot.
+
+        NaN where it has no weights.
+        """
+        self._columns(name)
+        key = self.leans[self.names.index(name)]
+        if not key:
             return float("nan"), float("nan")
-        total, square, largest = self.tally.weights[self.leans[at]]
+        total, square, largest = self.tally.weights[key]
         ess = torch.where(square > 0, total.square() / square, 0.0)
         share = torch.where(total > 0, largest / total, 1.0)
         return float(ess.min()), float(share.max())

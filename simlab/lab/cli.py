@@ -46,7 +46,10 @@ COMMANDS = {
         "simlab.lab.evaluate:EvaluateConfig",
         "simlab.lab.evaluate:run_evaluate",
         "Say from a log what another policy would have earned, and how sure that is.",
-        ("simlab evaluate runs/log/log.parquet --policy popularity",),
+        (
+            "simlab evaluate runs/log/log.parquet --policy popularity",
+            "simlab evaluate logs/2026 --stream --policy column:target --workers 8 --checkpoint state",
+        ),
     ),
     "log": Command(
         "simlab.lab.options:LogConfig",

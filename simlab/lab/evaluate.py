@@ -5,7 +5,7 @@ Importing this file is light: `--help` reads the options from it. The work is in
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import tyro
 
@@ -18,12 +18,15 @@ class EvaluateConfig:
     A log that cannot answer is refused (exit code 2), and an earlier run's folder is then left as it was.
     """
 
-    log: tyro.conf.Positional[str]
-    """The log: a Parquet, CSV or Open Bandit file, or open-bandit:random/men for the packaged sample."""
+    log: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="LOG")]
+    """The log: a Parquet, CSV or Open Bandit file, or open-bandit:random/men for the packaged sample; with
+    --stream a folder of Parquet files, too."""
     policy: str
     """The policy to evaluate: uniform, bernoulli-ts, "greedy(mf)", "softmax(popularity, temperature=0.5)",
     "epsilon(greedy(popularity), 0.1)", saved:FOLDER, or column:NAME for a column of the file that holds the
     policy's probability of what was shown. Rankers learn from half of the users; the others judge."""
+    more: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="[MORE ...]")] = ()
+    """With --stream, further Parquet files and folders of the same log."""
     versus: str | None = None
     """Another policy, in the words of --policy: the difference of the two, paired on the same rounds."""
     estimators: tuple[str, ...] = ("all",)
@@ -71,6 +74,15 @@ class EvaluateConfig:
     """Number these ids from 0: they are sparse."""
     truth: float | None = None
     """The policy's known value, to be drawn beside the estimates."""
+    stream: bool = False
+    """Read Parquet files batch by batch and keep sums alone, for a log that does not fit in memory. Nothing
+    can learn from it but a reward model that --reward-model names, on a sample of the users."""
+    workers: int = 1
+    """With --stream, processes that add up parts of the log; the results do not depend on it. -1 is one for
+    each core."""
+    checkpoint: Path | None = None
+    """With --stream, a file that keeps the sums so far. If it is there, the run goes on from it, and files
+    that were added at the end are all that is read."""
     force: bool = False
     """Print and write the estimates even if the diagnostics refuse them."""
     seed: int = 0
@@ -87,11 +99,12 @@ def run_evaluate(config: EvaluateConfig) -> int:
     """Evaluate from the command line, and write the run's folder."""
     from simlab.lab.evaluation import check, evaluate_log
     from simlab.lab.evaluation_report import print_result, write
+    from simlab.lab.evaluation_stream import evaluate_stream
     from simlab.lab.runs import open_run
 
     check(config)
     with open_run("evaluate", config, out=config.out, overwrite=config.overwrite) as run:
-        result = evaluate_log(config)
+        result = evaluate_stream(config) if config.stream else evaluate_log(config)
         write(run, result, config)
     print_result(result, run.target)
     return 0

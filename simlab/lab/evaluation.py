@@ -1,14 +1,15 @@
 """The work of `simlab evaluate`: log and policy in, estimates, diagnostics and a verdict out."""
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import pandas as pd
 import torch
 from torch import Tensor
 
-from causal.contract import MODEL, Rounds, Score, ones, possible
+from causal.contract import MODEL, Rounds, Score, Scores, Slates, ones, possible
 from causal.diagnostics import Diagnostics, Verdict, check_range, diagnose, verdict
 from causal.evaluation import Estimate, estimate, evaluate, paired_difference, to_frame
 from causal.intervals import KINDS
@@ -17,6 +18,7 @@ from causal.rounds import rounds
 from causal.tuning import family, tune
 from simlab.errors import BadInput, nearest
 from simlab.lab.evaluation_units import (
+    COLUMN,
     Unit,
     Weighed,
     check_estimators,
@@ -27,14 +29,13 @@ from simlab.lab.evaluation_units import (
 from simlab.lab.grammar import parse
 from simlab.lab.log_source import LogSource, load, named, probability
 from simlab.lab.reward_models import cascade_model, check_word, q_model, reward_model
+from simlab.lab.stream_options import check_stream
 from simlab.lab.targets import Target, make_target
 from simlab.parts import names, part
 from simlab.seeds import Seed
 
 if TYPE_CHECKING:
     from simlab.lab.evaluate import EvaluateConfig
-
-_COLUMN = "column:"
 
 _CUTS = (math.inf, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 500.0)
 _SHRINKS = (0.0, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5)
@@ -78,32 +79,41 @@ class Result:
         frame: one row for each estimator.
         estimates: the same, with scores.
         logged: the mean reward of the log itself, with its interval.
-        rounds: weights and rewards of the rounds that judged.
-        diagnostics: of the weights and propensities.
+        rounds: weights and rewards of the rounds that judged; None for a stream, whose rows are gone.
+        diagnostics: of the weights and propensities; None for a stream.
         verdict: whether to believe the estimates.
         truth: what the policy earns by its own log, if there is one.
         notes: what the reader must know, in sentences.
         item_names: the owner's item ids.
         unit: what was weighed.
         short: name of each estimator without what tuning chose, which notes say.
+        grouped: whether users are the units of every spread.
+        weights: of a stream, one row for each kind of weight and slot.
+        read: of a stream, how many files and rows were read and how long it took, a sentence.
+        counts: of a stream, its files and rows by name.
     """
 
     policy: str
     frame: pd.DataFrame
     estimates: list[Estimate]
     logged: Estimate
-    rounds: Rounds
-    diagnostics: Diagnostics
+    rounds: Rounds | None
+    diagnostics: Diagnostics | None
     verdict: Verdict
     truth: Truth | None
     notes: tuple[str, ...]
     item_names: tuple[str, ...]
     unit: Unit = "round"
     short: tuple[str, ...] = ()
+    grouped: bool = False
+    weights: pd.DataFrame | None = None
+    read: str = ""
+    counts: Mapping[str, int] = field(default_factory=dict)
 
 
-class _Logged:
-    """The mean reward: the value of the logging policy itself."""
+@dataclass(frozen=True)
+class LogMean:
+    """The mean reward of a row: the value of the logging policy itself."""
 
     name: ClassVar[str] = "logged"
     needs: ClassVar[tuple[str, ...]] = ()
@@ -111,8 +121,10 @@ class _Logged:
     unbiased: ClassVar[bool] = True
     streams: ClassVar[bool] = True
 
-    def score(self, data: Rounds) -> tuple[Score, ...]:
-        return (Score(data.reward, ones(data.reward)),)
+    def score(self, data: Rounds | Slates) -> Scores:
+        """Add up what a row's slots earned."""
+        reward = data.reward if data.reward.ndim == 1 else data.reward.sum(1)
+        return (Score(reward, ones(reward)),)
 
 
 def check(config: "EvaluateConfig") -> None:
@@ -138,9 +150,10 @@ def check(config: "EvaluateConfig") -> None:
         wrong = next(x for x in config.examination if not 0 <= x <= 1)
         raise BadInput(f"examination has {wrong}, but it is a chance between 0 and 1")
     check_word(config.reward_model)
+    check_stream(config)
     named(config.log)
     for words in (config.policy, config.logger, config.versus):
-        if words is not None and not words.startswith(_COLUMN):
+        if words is not None and not words.startswith(COLUMN):
             parse(words)
 
 
@@ -163,7 +176,7 @@ def evaluate_log(config: "EvaluateConfig") -> Result:
     weighed, found = _weigh(config, source, target, unit, seed)
     kind, level, luck = config.interval, config.level, seed.split("intervals")
     estimates = _estimates(config, weighed, luck)
-    logged = estimate(_Logged(), weighed.rounds, kind, level, seed=luck)
+    logged = estimate(LogMean(), weighed.rounds, kind, level, seed=luck)
     frame = to_frame(estimates)
     lifts = [
         paired_difference(e.scores, logged.scores, kind, level, group=weighed.rounds.group, seed=luck)
@@ -197,6 +210,7 @@ def evaluate_log(config: "EvaluateConfig") -> Result:
         item_names=target.log.item_names,
         unit=unit,
         short=short,
+        grouped=weighed.rounds.group is not None,
     )
 
 
@@ -304,13 +318,12 @@ def _weigh_others(
 
 
 def _target(config: "EvaluateConfig", words: str, source: LogSource, seed: Seed) -> Target:
-    if words.startswith(_COLUMN):
-        name = words.removeprefix(_COLUMN).strip()
+    if words.startswith(COLUMN):
+        name = words.removeprefix(COLUMN).strip()
         if not name:
             raise BadInput("column: needs the name of a column, column:NAME")
         chance = probability(config, name, source.log)
-        note = f"Column {name} says how likely the policy is to do what was logged, and nothing of the rest."
-        return Target(words, source.log, chance, notes=(note,))
+        return Target(words, source.log, chance, notes=(column_note(name),))
     campaign = getattr(source.dataset, "campaign", None)
     return make_target(words, source.log, source.catalog, seed, campaign)
 
@@ -361,18 +374,28 @@ _CAVEATS = {
 }
 
 
+def column_note(name: str) -> str:
+    """Say what a column cannot tell of a policy."""
+    return f"Column {name} says how likely the policy is to do what was logged, and nothing of the rest."
+
+
+def given(value: float) -> Truth:
+    """Return the truth that `--truth` says."""
+    words = ("The policy is known to earn", "given with --truth.")
+    return Truth(value, value, value, "known value", words)
+
+
 def _truth(config: "EvaluateConfig", source: LogSource, target: Target) -> Truth | None:
     """Return the value that the options give, or that the policy's own log in the same data set shows."""
     if config.truth is not None:
-        words = ("The policy is known to earn", "given with --truth.")
-        return Truth(config.truth, config.truth, config.truth, "known value", words)
+        return given(config.truth)
     logger = str(getattr(source.dataset, "policy", ""))
     twin = {("random", "bernoulli-ts"): "bts", ("bts", "random"): "random"}.get((logger, target.name))
     if twin is None:
         return None
     own = replace(source.dataset, policy=twin).load()
     reward = own.reward.double()
-    mean = estimate(_Logged(), Rounds(reward, torch.ones_like(reward)), "student-t", config.level)
+    mean = estimate(LogMean(), Rounds(reward, torch.ones_like(reward)), "student-t", config.level)
     clicks = int(reward.sum())
     return Truth(
         mean.value,

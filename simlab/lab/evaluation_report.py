@@ -68,6 +68,8 @@ def print_result(result: Result, folder: Path) -> None:
     console.print(
         Text(f"{result.policy}, evaluated on {result.logged.n:,} {PLURAL[result.unit]}", style="bold")
     )
+    if result.read:
+        console.print(result.read, markup=False)
     console.print(table)
     console.print(
         f"The log's own mean is {number(result.logged.value)} "
@@ -95,6 +97,7 @@ def write(run: Run, result: Result, config: "EvaluateConfig") -> None:
             "truth": None if result.truth is None else asdict(result.truth),
             "verdict": result.verdict.level,
             "notes": result.notes,
+            **({"stream": dict(result.counts)} if result.counts else {}),
             "estimates": {
                 str(row["estimator"]): {k: _json(v) for k, v in row.items() if k != "estimator"}
                 for row in result.frame.to_dict("records")
@@ -104,7 +107,7 @@ def write(run: Run, result: Result, config: "EvaluateConfig") -> None:
     settings, made = resolved("evaluate", config), versions()
     write_report(
         run.folder / "report.html",
-        f"What {result.policy} would have earned on {_short(config.log)}",
+        f"What {result.policy} would have earned on {_short(config)}",
         sections(result),
         {
             "summary": f"{result.logged.n:,} {PLURAL[result.unit]}, seed {config.seed}, "
@@ -131,19 +134,25 @@ def sections(result: Result) -> list[Section]:
             figures=[_forest(result, level)],
         ),
     ]
-    weight = result.rounds.weight.numpy()
-    if bool((weight > 0).any()):
+    about = (
+        f"A {result.unit}'s weight says how many times more often the policy would show what it logs "
+        f"than the logger did. Estimates can be trusted as far as many {PLURAL[result.unit]} carry the "
+        "weight."
+    )
+    if result.weights is not None:
+        found.append(Section("Weights", about, table=_streamed(result.weights)))
+        found.append(Section("What was read", result.read))
+    if result.rounds is not None and bool((result.rounds.weight > 0).any()):
+        weight = result.rounds.weight.numpy()
         found.append(
             Section(
                 "Weights",
-                f"A {result.unit}'s weight says how many times more often the policy would show what it logs "
-                f"than the logger did. Estimates can be trusted as far as many {PLURAL[result.unit]} carry "
-                "the weight." + ("" if result.unit == "round" else _BEST),
+                about + ("" if result.unit == "round" else _BEST),
                 table=_weights(result),
                 figures=[weight_histogram(weight), weight_share(weight)],
             )
         )
-    checked = result.diagnostics.calibration
+    checked = None if result.diagnostics is None else result.diagnostics.calibration
     if checked is not None and checked.z:
         p = (
             "not tested"
@@ -163,7 +172,7 @@ def sections(result: Result) -> list[Section]:
 
 def _reading(result: Result, level: str) -> str:
     kind = result.logged.interval.kind
-    units = "users" if result.rounds.group is not None else PLURAL[result.unit]
+    units = "users" if result.grouped else PLURAL[result.unit]
     own = (
         f"The log's own mean reward is {number(result.logged.value)} "
         f"({_interval(result.logged.interval.low, result.logged.interval.high)}). The lift is the difference "
@@ -232,6 +241,7 @@ def _forest(result: Result, level: str) -> "go.Figure":
 
 def _weights(result: Result) -> pd.DataFrame:
     d = result.diagnostics
+    assert d is not None
     rows = {
         "effective rounds (ESS)": f"{number(round(d.ess, 1))} of {d.n:,}",
         "largest share of one round": f"{d.max_weight_share:.2%}",
@@ -247,8 +257,26 @@ def _weights(result: Result) -> pd.DataFrame:
     return pd.DataFrame({"sign": list(rows), "value": list(rows.values())})
 
 
+def _streamed(weights: pd.DataFrame) -> pd.DataFrame:
+    """Return the table of the weights of a stream, with words for columns."""
+    return pd.DataFrame(
+        {
+            "weights": weights["weights"],
+            "slot": weights["slot"],
+            "mean": [f"{x:.4f}" for x in weights["mean"]],
+            "z of mean 1": ["" if math.isnan(z) else f"{z:.2f}" for z in weights["mean_z"]],
+            "ESS": weights["ess"].round(1),
+            "largest weight": [f"{x:.2%}" for x in weights["max_weight_share"]],
+        }
+    )
+
+
 def _plain_diagnostics(result: Result) -> dict[str, Any]:
     d = result.diagnostics
+    if d is None:
+        assert result.weights is not None
+        rows = result.weights.to_dict("records")
+        return {**result.counts, "weights": [{str(k): _json(v) for k, v in row.items()} for row in rows]}
     plain = {k: _json(v) for k, v in vars(d).items() if k not in ("calibration", "weight_quantiles")}
     plain["weight_quantiles"] = weight_table(d)
     if d.calibration is not None:
@@ -268,5 +296,6 @@ def _interval(low: float, high: float) -> str:
     return "unknown" if math.isnan(low) or math.isnan(high) else f"{number(low)} … {number(high)}"
 
 
-def _short(log: str) -> str:
-    return log if ":" in log else Path(log).name
+def _short(config: "EvaluateConfig") -> str:
+    first = config.log if ":" in config.log else Path(config.log).name
+    return f"{first} and {len(config.more)} more" if config.more else first

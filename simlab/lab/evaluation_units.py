@@ -37,6 +37,9 @@ KINDS: dict[Unit, str] = {
 }
 """The kind of part that scores each unit."""
 
+COLUMN = "column:"
+"""What begins the words of a policy that is a column of the log."""
+
 
 @dataclass(frozen=True, eq=False)
 class Weighed:
@@ -64,9 +67,20 @@ def unit_of(config: "EvaluateConfig", source: LogSource) -> Unit:
     Raises:
         BadInput: for options that go with another unit, and slots where rows have one item.
     """
-    unit: Unit = ("slate" if source.log.slots > 1 else "round") if config.unit == "auto" else config.unit
+    slots = source.log.slots > 1 and not config.policy.startswith(COLUMN)  # a column is of whole slates
+    unit: Unit = ("slate" if slots else "round") if config.unit == "auto" else config.unit
     if unit == "slate" and source.log.slots == 1:
         raise BadInput("--unit slate needs several items a row, and this log has one; use --unit round")
+    check_unit(config, unit)
+    return unit
+
+
+def check_unit(config: "EvaluateConfig", unit: Unit) -> None:
+    """Refuse options that go with another unit.
+
+    Raises:
+        BadInput: naming the option and its unit.
+    """
     for name, given, owner in (
         ("--logger", config.logger is not None, "slate"),
         ("--examination", bool(config.examination), "slate"),
@@ -75,7 +89,6 @@ def unit_of(config: "EvaluateConfig", source: LogSource) -> Unit:
     ):
         if given and unit != owner:
             raise BadInput(f"{name} is for --unit {owner}, and this evaluation weighs each {unit}")
-    return unit
 
 
 def check_estimators(chosen: Sequence[str], unit: Unit | None = None) -> None:
@@ -204,24 +217,50 @@ def _judged(
     Raises:
         BadInput: if there is none, unless forced.
     """
-    found: dict[str, tuple[int, str]] = {}
-    alike: dict[tuple[int, str], list[str]] = {}
     best, most = torch.ones(len(data), dtype=torch.float64), -1.0
-    steadiest: tuple[int, str] | None = None
+    measured: list[tuple[float, float]] = []
     for estimator in chosen:
         for name in estimator.needs:
             data.need(name)
+        measured.append(overlap(estimator, data))
+        if estimator.leans and measured[-1][0] > most:
+            most, weight = measured[-1][0], getattr(data, estimator.leans)
+            best = weight if weight.ndim == 1 else min(weight.unbind(1), key=effective)
+    kept, said = judge(chosen, measured, len(data), force=config.force)
+    return kept, said, best
+
+
+def judge(
+    chosen: Sequence[Any], measured: Sequence[tuple[float, float]], n: int, *, force: bool
+) -> tuple[list[Any], Verdict]:
+    """Judge each estimator by the effective rows and the largest share of its own weights.
+
+    Args:
+        chosen: the estimators.
+        measured: both numbers for each; not looked at where an estimator leans on no weight.
+        n: number of rows.
+        force: keep those that are refused.
+
+    Returns:
+        Those that may be printed, and the verdict.
+
+    Raises:
+        BadInput: if there is none, unless forced.
+    """
+    found: dict[str, tuple[int, str]] = {}
+    alike: dict[tuple[int, str], list[str]] = {}
+    most = -1.0
+    steadiest: tuple[int, str] | None = None
+    for estimator, (ess, share) in zip(chosen, measured, strict=True):
         if not estimator.leans:
             found[estimator.name] = (0, "")
             continue
-        ess, share = overlap(estimator, data)
-        found[estimator.name] = share_sentence(ess, len(data), share)
+        found[estimator.name] = share_sentence(ess, n, share)
         alike.setdefault(found[estimator.name], []).append(estimator.name)
         if ess > most:
-            most, weight, steadiest = ess, getattr(data, estimator.leans), found[estimator.name]
-            best = weight if weight.ndim == 1 else min(weight.unbind(1), key=effective)
+            most, steadiest = ess, found[estimator.name]
     refused = [name for name, (level, _) in found.items() if level == 2]
-    kept = [e for e in chosen if config.force or e.name not in refused]
+    kept = [e for e in chosen if force or e.name not in refused]
     if not any(e.leans for e in kept):
         if steadiest is None:
             raise BadInput("no estimator that weighs applies to this log")
@@ -232,5 +271,5 @@ def _judged(
     worst = max((level for e in kept for level in (found[e.name][0],)), default=0)
     level: Literal["ok", "caution", "refused"] = ("ok", "caution", "refused")[worst]
     if not sentences:
-        sentences = [f"{most:,.0f} effective rows of {len(data):,} behind the steadiest estimator: ok"]
-    return kept, Verdict(level, tuple(sentences)), best
+        sentences = [f"{most:,.0f} effective rows of {n:,} behind the steadiest estimator: ok"]
+    return kept, Verdict(level, tuple(sentences))

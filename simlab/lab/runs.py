@@ -27,7 +27,7 @@ from simlab.files import whole, write_whole
 if TYPE_CHECKING:
     import pandas as pd
 
-WHERE = ("config", "out", "overwrite", "resume", "workers")
+WHERE = ("config", "out", "overwrite", "resume", "workers", "checkpoint")
 """Options that say where or how fast a run is made, but not what it computes."""
 
 _PACKAGES = ("torch", "numpy", "scipy", "pandas", "pyarrow", "scikit-learn", "econml", "gymnasium")

@@ -79,6 +79,37 @@ def make_target(words: str, log: Log, catalog: Catalog, seed: Seed, campaign: st
     return Target(str(call), judge, policy, builder.past, notes)
 
 
+def fixed_policy(words: str, catalog: Catalog) -> tuple[str, Policy]:
+    """Build a policy that learns nothing and looks at no history, for rows that come in any order.
+
+    Args:
+        words: such as "saved:runs/mf".
+        catalog: the items.
+
+    Returns:
+        The policy in its canonical words, and the policy.
+
+    Raises:
+        BadInput: for a policy that is not there, that would have to learn, or that looks at earlier rounds.
+    """
+    call = _for_log(parse(words))
+    for inner in _inside(call):
+        if inner.name.replace("-", "_") in names("ranker"):
+            raise BadInput(
+                f"{inner} would have to learn from the log, and a stream keeps no rows: train it on a sample "
+                "first, and say saved:FOLDER"
+            )
+    builder = _LogBuilder(_Items(catalog), Seed(0))
+    builder.check(call)
+    policy = builder.build(call)
+    if builder.past:
+        raise BadInput(
+            f"{call} looks at the last {builder.past} items of a user, and a batch of a stream does not hold "
+            "a user's earlier rounds"
+        )
+    return str(call), policy
+
+
 def halves(log: Log, seed: Seed) -> tuple[Log, Log, str]:
     """Split a log at random into two halves that share no user, or no round where each user has one.
 

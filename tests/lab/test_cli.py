@@ -53,7 +53,7 @@ def test_every_option_is_explained() -> None:
         assert done.returncode == 0
         options = [line for line in done.stdout.splitlines() if line.startswith("│ ") and "--" in line[:6]]
         stated = [f for f in kind.__dataclass_fields__ if f"--{f.replace('_', '-')}" in done.stdout]
-        positional = [f for f in kind.__dataclass_fields__ if f in ("log", "kind")]
+        positional = [f for f in kind.__dataclass_fields__ if f in ("log", "more", "kind")]
         assert set(stated) | set(positional) == set(kind.__dataclass_fields__)
         assert len(options) == len(stated)
         text = " ".join(done.stdout.replace("\n│ --", "@ --").replace("│", " ").split())

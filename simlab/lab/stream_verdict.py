@@ -1,0 +1,138 @@
+"""A verdict on each estimator of a stream, from the sums of its weights."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from causal.diagnostics import Diagnostics, Verdict, mean_sentence, verdict
+from causal.stream import Streamed
+from simlab.errors import BadInput
+from simlab.lab.evaluation_units import Unit, judge
+
+MEAN_ONE = ("weight", "joint", "marginal", "cascade", "pseudo")
+"""Weights whose mean is 1 at every slot where the propensities are right and the logger can do all."""
+
+
+def judged(
+    found: Streamed, unit: Unit, chosen: list[Any], keys: list[str], *, force: bool
+) -> tuple[list[Any], Verdict]:
+    """Judge each estimator by its own weights: how many rows carry them, and whether their mean is 1.
+
+    Args:
+        found: the sums.
+        unit: what was weighed. Rounds have one set of weights, and one verdict as in memory.
+        chosen: the estimators.
+        keys: the name of each in the sums.
+        force: keep those that are refused.
+
+    Returns:
+        Those that may be printed, and the verdict.
+
+    Raises:
+        BadInput: if there is none, unless forced; and for replay on weights that differ.
+    """
+    leans = [found.leans[found.names.index(key)] for key in keys]
+    for e, where in zip(chosen, leans, strict=True):
+        if hasattr(e, "suits") and not _alike(found, where):
+            raise BadInput(f"{e.name} needs a uniformly random logger, but the weights differ: use snips")
+    measured = [found.overlap(key) for key in keys]
+    if unit == "round":
+        return chosen, _of_rounds(found, leans, measured, force)
+    kept, said = judge(chosen, measured, len(found), force=force)
+    return _by_mean(found, kept, {e.name: x for e, x in zip(chosen, leans, strict=True)}, said, force)
+
+
+def means(found: Streamed, key: str) -> tuple[Float[Tensor, " slot"], Float[Tensor, " slot"]]:
+    """Return the mean weight of each slot, and its z-score against 1, with rows as independent."""
+    n = len(found)
+    total, square, _ = found.tally.weights[key]
+    mean = total / n
+    spread = ((square - n * mean.square()).clamp(min=0) / max(n - 1, 1) / n).sqrt()
+    off = mean - 1
+    return mean, torch.where(off.abs() < 1e-6, 0.0, off / spread)  # propensities may have been float32
+
+
+def weight_rows(found: Streamed, policies: Mapping[str, str]) -> pd.DataFrame:
+    """Return one row for each kind of weight and slot.
+
+    Args:
+        found: the sums.
+        policies: the words of each target.
+    """
+    rows = []
+    for key, (total, square, largest) in found.tally.weights.items():
+        target, _, field = key.partition("/")
+        mean, z = means(found, key)
+        for slot in range(len(total)):
+            all_, squares = float(total[slot]), float(square[slot])
+            rows.append(
+                {
+                    "weights": field if len(policies) == 1 else f"{policies[target]}: {field}",
+                    "slot": slot,
+                    "mean": float(mean[slot]),
+                    "mean_z": float(z[slot]) if field in MEAN_ONE else math.nan,
+                    "ess": all_**2 / squares if squares > 0 else 0.0,
+                    "max_weight_share": float(largest[slot]) / all_ if all_ > 0 else 1.0,
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def _of_rounds(
+    found: Streamed, leans: list[str], measured: list[tuple[float, float]], force: bool
+) -> Verdict:
+    """Judge the one set of weights that rounds have, in the words of an evaluation in memory.
+
+    Raises:
+        BadInput: if it is refused, unless forced.
+    """
+    at = next((i for i, where in enumerate(leans) if where), None)
+    if at is None:
+        raise BadInput("none of --estimators leans on weights, by which an estimate is judged: add ips")
+    (ess, share), (mean, z) = measured[at], (float(x[0]) for x in means(found, leans[at]))
+    nan = math.nan  # what sums do not tell
+    said = verdict(Diagnostics(len(found), ess, share, mean, z, (), nan, nan, nan, nan, None, None))
+    if said.level == "refused" and not force:
+        raise BadInput(said.sentences[0])
+    return said
+
+
+def _by_mean(
+    found: Streamed, kept: list[Any], leans: Mapping[str, str], said: Verdict, force: bool
+) -> tuple[list[Any], Verdict]:
+    """Judge by the mean weight of the worst slot what the shares have let through."""
+    alike: dict[str, list[str]] = {}
+    for e in kept:
+        if e.leans in MEAN_ONE:
+            alike.setdefault(leans[e.name], []).append(e.name)
+    tests = sum(found.tally.weights[key].shape[1] for key in alike)
+    told: dict[str, tuple[int, str]] = {}
+    for key, who in alike.items():
+        mean, z = means(found, key)
+        slot = int(z.abs().argmax())
+        where = f"{', '.join(who)}: " + (f"at slot {slot} " if len(z) > 1 else "")
+        told[key] = mean_sentence(float(mean[slot]), float(z[slot]), tests, where)
+    if not any(level for level, _ in told.values()):
+        return kept, said
+    sentences = [text for level, text in sorted(told.values(), reverse=True) if level]
+    left = [e for e in kept if force or told.get(leans[e.name], (0, ""))[0] < 2]
+    if not any(e.leans for e in left):
+        raise BadInput(sentences[0])
+    worst = max(told.get(leans[e.name], (0, ""))[0] for e in left)
+    before = () if said.level == "ok" else said.sentences
+    level = said.level if worst == 0 or said.level == "refused" else "refused" if worst == 2 else "caution"
+    return left, Verdict(level, (*before, *sentences))
+
+
+def _alike(found: Streamed, key: str) -> bool:
+    """Tell whether all positive weights are the same, which no single batch has seen.
+
+    None is below the largest exactly if Σw² = max w Σw.
+    """
+    total, square, largest = (float(x[0]) for x in found.tally.weights[key])
+    return square >= largest * total * (1 - 1e-6)
