@@ -11,8 +11,8 @@ from simlab.errors import BadInput
 def root_pehe(effect: Any, estimate: Any, *, weight: Any = None, user: Any = None) -> Measure:
     """Return √ of the mean squared error of single effects, in the outcome's unit.
 
-    >>> root_pehe([0, 0, 1, 1], [3, -3, 1, 1]).value ** 2
-    4.5
+    >>> round(root_pehe([0, 0, 1, 1], [3, -3, 1, 1]).value, 4)
+    2.1213
 
     Args:
         effect: true effects, [round], for one arm.

@@ -1,5 +1,6 @@
-"""Best linear predictor, group effects and calibration R², beside EconML's own code and in worlds of known truth."""
+"""Best linear predictor, group effects, calibration R²: beside EconML's code and where truth is known."""
 
+import itertools
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +14,7 @@ from tests.uplift.test_curves import Array, hillstrom
 from tests.uplift.test_rate import scores
 
 
-def tester(gain: Array, held: Array, train: Array) -> Any:
+def econml_says(gain: Array, held: Array, train: Array) -> Any:
     """Return EconML's tester on given scores and predictions."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -31,7 +32,7 @@ def test_the_best_linear_predictor_is_econmls() -> None:
     held, train = z["score_ols"][z["test"]], z["score_ols"][z["train"]]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        theirs = tester(gain, held, train).evaluate_blp()
+        theirs = econml_says(gain, held, train).evaluate_blp()
     found = blp(gain, held, kind="classic")
     assert found.slope == pytest.approx(theirs.params[0], rel=1e-9)
     assert found.stderr == pytest.approx(theirs.errs[0], rel=1e-9)
@@ -46,7 +47,7 @@ def test_calibration_is_econmls_where_no_row_is_on_a_cut() -> None:
     held, train = luck.uniform(0.01, 0.99, 500), np.append(luck.random(500), [0.0, 1.0])
     gain = held + luck.normal(size=500)
     for groups in (4, 10):
-        theirs = tester(gain, held, train).evaluate_cal(n_groups=groups)
+        theirs = econml_says(gain, held, train).evaluate_cal(n_groups=groups)
         cuts = np.quantile(train, np.arange(1, groups) / groups)
         ours = group_effects(gain, held, cuts=cuts)
         table = theirs.plot_data_dict[1]
@@ -61,8 +62,8 @@ def test_econml_counts_rows_on_a_cut_twice_and_ours_once() -> None:
     z, gain = hillstrom(), scores()
     held, train = z["score_ols"][z["test"]], z["score_ols"][z["train"]]
     cuts = np.quantile(train, [0, 0.25, 0.5, 0.75, 1])
-    twice = sum(((held >= a) & (held <= b)).sum() for a, b in zip(cuts[:-1], cuts[1:], strict=True))
-    theirs = tester(gain, held, train).evaluate_cal(n_groups=4)
+    twice = sum(((held >= a) & (held <= b)).sum() for a, b in itertools.pairwise(cuts))
+    theirs = econml_says(gain, held, train).evaluate_cal(n_groups=4)
     ours = calibration_r2(gain, held, cuts=cuts[1:-1])
     assert twice != len(held)
     assert round(theirs.cal_r_squared[0], 4) == 0.7801
@@ -131,13 +132,13 @@ def test_robust_errors_equal_their_sums() -> None:
         ("HC3", 1 / (1 - hat)),
     ):
         rows = [weight[i] * left[i] * scale[i] * inverse @ x[i] for i in range(n)]
-        cov = sum(np.outer(r, r) for r in rows)
+        cov = np.sum([np.outer(r, r) for r in rows], 0)
         found = blp(gain, guess, weight=weight, kind=kind)
         assert found.slope == pytest.approx(beta[1], abs=1e-12)
         assert found.stderr == pytest.approx(np.sqrt(cov[1, 1]), abs=1e-12)
         assert found.average_stderr == pytest.approx(np.sqrt(cov[0, 0]), abs=1e-12)
     groups = [sum(weight[i] * left[i] * inverse @ x[i] for i in np.flatnonzero(user == u)) for u in set(user)]
-    cov = sum(np.outer(r, r) for r in groups)
+    cov = np.sum([np.outer(r, r) for r in groups], 0)
     found = blp(gain, guess, weight=weight, user=user, kind="HC0")
     assert found.stderr == pytest.approx(np.sqrt(cov[1, 1]), abs=1e-12)
 

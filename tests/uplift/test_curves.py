@@ -277,6 +277,21 @@ def test_a_policy_over_arms_gains_what_its_picks_gain() -> None:
     assert abs(area.value - truth) < 4 * area.stderr
 
 
+def test_known_chances_that_differ_between_rows_are_balanced() -> None:
+    luck = np.random.default_rng(8)
+    n = 20_000
+    x = luck.random(n)
+    chance = 0.2 + 0.6 * x
+    arm = (luck.random(n) < chance).astype(int)
+    y = 3 * x + arm * x + 0.5 * luck.normal(size=n)
+    known = uplift_at(Ranked.of(trial(arm, y, propensity=chance), x), 0.5)
+    naive = uplift_at(Ranked.of(trial(arm, y), x), 0.5)
+    assert abs(known.value - 0.75) < 4 * known.stderr < 0.1
+    assert abs(naive.value - 0.75) > 4 * naive.stderr
+    even = Ranked.of(trial(arm, y, propensity=0.3), x)  # the same chance in all rows changes nothing
+    assert qini(even, "row").value == pytest.approx(qini(Ranked.of(trial(arm, y), x), "row").value, abs=1e-14)
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [

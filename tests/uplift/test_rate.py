@@ -195,7 +195,7 @@ def test_the_cost_curve() -> None:
 def test_refusals() -> None:
     gain = [1.0, 2.0, 3.0]
     calls: list[tuple[Callable[[], object], str]] = [
-        (lambda: autoc([1.0, 2.0], gain), "column priority has 2 rows, but the scores have 3"),
+        (lambda: autoc([1.0, 2.0], gain), "column priority has 2 rows, but 3 are asked for"),
         (lambda: autoc(gain, gain, grid="thirds"), "grid is continuous or rows, not thirds"),
         (lambda: autoc(gain, gain, weight=[1, 2, 3], grid="rows"), "grid rows is for rows without weights"),
         (lambda: autoc(gain, [1.0, np.inf, 2.0]), "column scores, row 1: inf is not a finite number"),

@@ -1,4 +1,4 @@
-"""Doubly robust scores: the reference's digits, robustness either way, cross-fitting, rankers, arms, weights."""
+"""Doubly robust scores: the reference's digits, robustness, cross-fitting, rankers, arms, weights."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,13 +13,11 @@ from causal.uplift.contract import Trial
 from simlab.adapters.nuisance import RankerClassifier, RankerRegressor
 from simlab.errors import BadInput
 from simlab.seeds import Seed
-from tests.uplift.test_curves import Array, answers, hillstrom
+from tests.uplift.test_curves import CASES, Array, answers, hillstrom
 from tests.uplift.test_rate import scores
 
 
 def test_ready_nuisances_give_the_reference_scores() -> None:
-    from tests.uplift.test_curves import CASES
-
     z, wanted = hillstrom(), answers("hillstrom_drtester")
     at = z["test"]
     trial = Trial.of(z["X"][at], z["T"][at], z["visit"][at])
@@ -55,8 +53,8 @@ def test_one_right_nuisance_is_enough() -> None:
     naive = trial.y[trial.arm == 1].mean() - trial.y[trial.arm == 0].mean()
     assert naive > 2
     wrong_mu, wrong_e = np.zeros_like(mu), np.full_like(e, 0.5)
-    for ready in ({"mu": mu, "e": e}, {"mu": mu, "e": wrong_e}, {"mu": wrong_mu, "e": e}):
-        found = average(aipw(trial, clip=1e-6, **ready), trial)
+    for outcomes, chances in ((mu, e), (mu, wrong_e), (wrong_mu, e)):
+        found = average(aipw(trial, mu=outcomes, e=chances, clip=1e-6), trial)
         assert abs(found.value[0] - 1) < 4 * found.stderr[0]
     both = average(aipw(trial, mu=wrong_mu, e=wrong_e), trial)
     assert abs(both.value[0] - 1) > 10 * both.stderr[0]
