@@ -54,7 +54,7 @@ class Files:
         Raises:
             BadInput: for columns that make no log, or a catalogue of unknown size.
         """
-        if self.n_items is None and about((self.schema.metadata or {}).get(KEY)) is None:
+        if self.n_items is None and not about((self.schema.metadata or {}).get(KEY)):
             raise BadInput(
                 "a stream does not know the largest item before it has read all rows: say with --items how "
                 "many items there are"

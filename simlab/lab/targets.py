@@ -200,6 +200,8 @@ def _for_log(call: Call, *, inside: bool = False) -> Call:
         raise BadInput(f"there is no policy named {call.name}{nearest(call.name, words)}")
     if call.name == "popularity" and not inside:
         return Call("greedy", (call,))
+    if call.name == "bernoulli-ts":  # what stands in it is a campaign
+        return call
     # The arguments of a mixture are policies; what stands in greedy and softmax is a ranker.
     ranked = call.name in ("greedy", "softmax")
     return replace(
