@@ -478,7 +478,8 @@ def test_slates_of_a_simulated_log_are_evaluated(tmp_path: Path) -> None:
         {"slate": slate.tolist(), "click": click.tolist(), "propensity": 1 / 12, "reward": click.sum(1)}
     )
     frame.to_parquet(tmp_path / "log.parquet")
-    assert run(tmp_path / "log.parquet", "--policy", "uniform", "--out", tmp_path / "run") == 0
+    words = ("--policy", "uniform", "--unit", "round")
+    assert run(tmp_path / "log.parquet", *words, "--out", tmp_path / "run") == 0
     found = results(tmp_path / "run")
     assert found.loc["IPS", "value"] == pytest.approx(click.sum(1).mean(), rel=1e-12)
     assert found.loc["IPS", "ess"] == pytest.approx(1500)
@@ -493,7 +494,7 @@ def test_a_trained_ranker_is_target_and_reward_model_of_a_simulated_log(slots: i
     assert main(["log", "--policy", "random", *size, "--out", str(tmp_path / "log")]) == 0
     policy = "softmax(mf, temperature=2)"
     log, out = tmp_path / "log" / "log.parquet", tmp_path / "run"
-    assert run(log, "--policy", policy, "--reward-model", "neumf", "--out", out) == 0
+    assert run(log, "--policy", policy, "--unit", "round", "--reward-model", "neumf", "--out", out) == 0
     found = results(out)
     assert {"IPS", "DM", "DR"} <= set(found.index)
     # The target is mild, so its value is near the log's own mean, and the two kinds of estimate agree.
