@@ -21,10 +21,11 @@ FOLDERS = {
     "trajectory estimator": ("causal.rl",),
     "uplift learner": ("causal.uplift",),
     "dataset": ("simlab.datasets",),
+    "trial": ("causal.trials",),
 }
 """Where the parts of each kind live."""
 
-_NOT_PARTS = {"contract"}
+_NOT_PARTS = {"contract", "guards"}
 
 
 def names(kind: str) -> list[str]:

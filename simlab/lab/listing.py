@@ -27,6 +27,7 @@ KINDS = {
     "trajectory-estimators": "trajectory estimator",
     "uplift-learners": "uplift learner",
     "datasets": "dataset",
+    "trials": "trial",
 }
 """What the command line calls each kind of part."""
 
