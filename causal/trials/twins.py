@@ -43,7 +43,7 @@ class Twins:
     The drawing is ours, so its chances are known and in the trial: "random" takes either twin with ½;
     "gestation" is that of Louizos et al., the chance of the heavier twin σ(w·x + v (gestat10 / 10 - .1)) with
     w ~ N(0, .1) each and v ~ N(5, .1) (variances). Where we differ: there x is raw, here it is standardised,
-    for codes of states go up to 51. Ids and birth order are left out.
+    for codes of states go up to 51. The 47 covariates are those of covar_type.txt but ids and birth order.
 
     Attributes:
         drawing: "random" or "gestation".
