@@ -1,0 +1,178 @@
+"""What learners on EconML share: nuisances, folds by user, effects, intervals, averages."""
+
+import warnings
+from abc import abstractmethod
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, RegressorMixin, clone, is_classifier
+from sklearn.model_selection import GroupKFold, KFold, StratifiedKFold
+
+from causal.targeting.scores import aipw, average
+from causal.uplift.contract import Array, Average, Trial, UpliftLearner
+from simlab.errors import BadInput
+from simlab.seeds import Seed
+
+
+def outcome_of(model: Any, seed: int) -> Any:
+    """Return a clone of the outcome model, or gradient boosting; seeded where it takes a seed."""
+    if model is None:
+        from sklearn.ensemble import HistGradientBoostingRegressor
+
+        model = HistGradientBoostingRegressor(max_iter=100, max_leaf_nodes=15, learning_rate=0.05)
+    return seeded(model, seed)
+
+
+def chance_of(model: Any, seed: int) -> Any:
+    """Return a clone of the propensity model, or logistic regression on standardised features."""
+    if model is None:
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.pipeline import make_pipeline
+        from sklearn.preprocessing import StandardScaler
+
+        model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+    return seeded(model, seed)
+
+
+def seeded(model: Any, seed: int) -> Any:
+    """Return a clone with `random_state` set, where it has one that is None."""
+    made = clone(model)
+    if "random_state" in made.get_params() and made.get_params()["random_state"] is None:
+        made.set_params(random_state=seed)
+    return made
+
+
+class ChanceAsNumber(RegressorMixin, BaseEstimator):  # type: ignore[misc]
+    """A classifier of outcomes 0 and 1 as a regressor: it predicts the chance of 1.
+
+    Args:
+        classifier: any scikit-learn classifier.
+    """
+
+    def __init__(self, classifier: Any) -> None:
+        self.classifier = classifier
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> "ChanceAsNumber":
+        """Fit a clone."""
+        more = {} if sample_weight is None else {"sample_weight": sample_weight}
+        self.fitted_ = clone(self.classifier).fit(X, y, **more)
+        return self
+
+    def predict(self, X: Any) -> NDArray[np.float64]:
+        """Return P(y = 1); 0 where all outcomes were 0."""
+        found = self.fitted_.predict_proba(X)
+        where = list(self.fitted_.classes_).index(1) if 1 in self.fitted_.classes_ else None
+        out: NDArray[np.float64] = np.zeros(len(found)) if where is None else found[:, where]
+        return out
+
+
+class EconMLLearner(UpliftLearner):
+    """A learner that EconML fits: write `_make`.
+
+    Args:
+        outcome_model: of the outcome given features (and arm): any scikit-learn model or
+            `simlab.adapters.nuisance.RankerRegressor` or `RankerClassifier`; a classifier for 0 and 1.
+        propensity_model: of the arm given features; a classifier. Where the trial knows its chances, the
+            standard error of the average effect uses those.
+        folds: of cross-fitting.
+        random_state: seed of folds and models.
+    """
+
+    weights = True
+    """Whether the learner of EconML takes weights."""
+
+    def __init__(
+        self,
+        outcome_model: Any = None,
+        propensity_model: Any = None,
+        *,
+        folds: int = 5,
+        random_state: int = 0,
+    ) -> None:
+        self.outcome_model = outcome_model
+        self.propensity_model = propensity_model
+        self.folds = folds
+        self.random_state = random_state
+
+    @abstractmethod
+    def _make(self, trial: Trial) -> Any:
+        """Return EconML's estimator, unfitted."""
+
+    def _given(self, trial: Trial) -> dict[str, Any]:
+        """Return what EconML's `fit` gets beside outcome, arm and features."""
+        more: dict[str, Any] = {}
+        if trial.weight is not None:
+            more["sample_weight"] = trial.weight
+        if trial.user is not None:
+            more["groups"] = trial.user
+        return more
+
+    def _fit(self, trial: Trial) -> None:
+        if trial.weight is not None and not self.weights:
+            raise BadInput(f"{self.name} takes no weights: EconML's learner has none")
+        if trial.weight is not None:  # rows of weight 0 would still split folds and count in means
+            trial = trial.rows(np.flatnonzero(trial.weight > 0))
+        self._trial = trial
+        self.model_ = self._make(trial)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # EconML warns of each use of scikit-learn's own renamings
+            self.model_.fit(trial.y, trial.arm, X=trial.x, **self._given(trial))
+
+    def _effect(self, x: Float[Array, "round feat"]) -> Float[Array, "round treated"]:
+        arms = range(1, len(self.arms_))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found = [np.asarray(self.model_.effect(x, T0=0, T1=a)).reshape(len(x)) for a in arms]
+        return np.stack(found, 1).astype(np.float64)
+
+    def _interval(
+        self, x: Float[Array, "round feat"], alpha: float
+    ) -> tuple[Float[Array, "round treated"], Float[Array, "round treated"]]:
+        ends = [self.model_.effect_interval(x, T0=0, T1=a, alpha=alpha) for a in range(1, len(self.arms_))]
+        low, high = (np.stack([np.asarray(e[i]).reshape(len(x)) for e in ends], 1) for i in (0, 1))
+        return low.astype(np.float64), high.astype(np.float64)
+
+    def _ate(self) -> Average:
+        """Return the mean effect, with the efficient influence function's standard error."""
+        effect = self._effect(self._trial.x)
+        weight = np.ones(len(effect)) if self._trial.weight is None else self._trial.weight
+        value = np.average(effect, axis=0, weights=weight)
+        model = None if self.outcome_model is None else self.outcome_model
+        scores = aipw(self._trial, model, self.propensity_model, max(self.folds, 2), Seed(self.random_state))
+        error = average(scores, self._trial).stderr
+        how = "mean effect; standard error of the efficient influence function, cross-fitted"
+        return Average(tuple(map(float, value)), error, self.arms_[1:], how)
+
+    def _splits(self, trial: Trial) -> Any:
+        """Return folds for EconML: users whole, else each arm evenly."""
+        if trial.user is not None:
+            return GroupKFold(self.folds)
+        least = int(np.bincount(trial.arm).min())
+        kind = StratifiedKFold if least >= self.folds else KFold
+        return kind(self.folds, shuffle=True, random_state=self.random_state)
+
+    def _outcome(self, number: bool = False) -> Any:
+        """Return the outcome model; a classifier as a regressor where EconML wants numbers."""
+        made = outcome_of(self.outcome_model, self.random_state)
+        return ChanceAsNumber(made) if number and is_classifier(made) else made
+
+    def _sorts(self, trial: Trial) -> bool:
+        """Tell whether the outcome model is a classifier, and refuse one for other outcomes than 0 and 1."""
+        sorts = self.outcome_model is not None and is_classifier(self.outcome_model)
+        if sorts and not trial.binary:
+            row = int(np.flatnonzero(~np.isin(trial.y, (0, 1)))[0])
+            what = f"column outcome, row {row}: {trial.y[row]:g}"
+            raise BadInput(f"{what}, but a classifier needs 0 or 1; give a regressor")
+        return bool(sorts)
+
+
+def inferred(model: Any, trial: Trial, how: str, arms: tuple[Any, ...]) -> Average:
+    """Return EconML's own average effect and standard error of each arm."""
+    value, error = [], []
+    for a in range(1, len(arms)):
+        found = model.ate_inference(trial.x, T0=0, T1=a)
+        value.append(float(np.ravel(found.mean_point)[0]))
+        error.append(float(np.ravel(found.stderr_mean)[0]))
+    return Average(tuple(value), tuple(error), arms[1:], how)

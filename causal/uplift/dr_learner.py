@@ -1,0 +1,49 @@
+"""DR-learner: doubly robust scores, regressed on the features."""
+
+from typing import Any, ClassVar
+
+from causal.uplift._econml import EconMLLearner, chance_of, outcome_of
+from causal.uplift.contract import Trial
+
+
+class DRLearner(EconMLLearner):
+    """τ is the regression of ŷ_a - ŷ_0 on x, with ŷ_a = μ_a(x) + 1[arm = a] (y - μ_a(x)) / e_a(x).
+
+    μ and e are cross-fitted. Right when either the outcomes or the propensities are. EconML's `DRLearner`.
+
+    Source: Kennedy (2023), "Towards optimal doubly robust estimation of heterogeneous causal effects",
+    Electronic Journal of Statistics; Foster and Syrgkanis (2023), "Orthogonal statistical learning".
+
+    Args:
+        outcome_model: of the outcome given features and arm.
+        propensity_model: of the arm.
+        effect_model: of τ, any regressor; gradient boosting by default.
+        folds: of cross-fitting.
+        random_state: seed of folds and models.
+    """
+
+    name: ClassVar[str] = "DR-learner"
+
+    def __init__(
+        self,
+        outcome_model: Any = None,
+        propensity_model: Any = None,
+        effect_model: Any = None,
+        *,
+        folds: int = 5,
+        random_state: int = 0,
+    ) -> None:
+        super().__init__(outcome_model, propensity_model, folds=folds, random_state=random_state)
+        self.effect_model = effect_model
+
+    def _make(self, trial: Trial) -> Any:
+        from econml.dr import DRLearner as Learner
+
+        return Learner(
+            model_regression=self._outcome(),
+            model_propensity=chance_of(self.propensity_model, self.random_state),
+            model_final=outcome_of(self.effect_model, self.random_state),
+            discrete_outcome=self._sorts(trial),
+            cv=self._splits(trial),
+            random_state=self.random_state,
+        )
