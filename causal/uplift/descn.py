@@ -25,8 +25,8 @@ class DESCN(DeepLearner):
     We differ: the body is any ranker and the widths are ours; a control row's cross loss is the mean over
     arms, so several arms are taken; one weight goes with each pair of losses, where they have one each;
     outcomes may be numbers and counts; and heads of responses are also fitted to their own rows' outcomes
-    (`own`; 0 is the paper's loss, whose √PEHE on ten replications of IHDP is 1.33 where ours is 1.03). The known
-    propensity is not put in π's place in training: π is what ties the spaces.
+    (`own`; 0 is the paper's loss, whose √PEHE on ten replications of IHDP is 1.33 where ours is 1.03). The
+    known propensity is not put in π's place in training: π is what ties the spaces.
 
     Source: Zhong et al. (2022), "DESCN: Deep entire space cross networks for individual treatment effect
     estimation", KDD, section 4.

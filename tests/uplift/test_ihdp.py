@@ -47,7 +47,8 @@ def test_one_replication(name: str) -> None:
 def test_ten_replications(name: str) -> None:
     """Means of √PEHE over replications, as the reference takes them, and over three seeds.
 
-    The bar is 1.0 / 1.1. DESCN, about 1.1, does not hold it on rows it learned from. The reference is T with boosted trees, 1.34 / 1.42.
+    The bar is 1.0 / 1.1. DESCN, about 1.1, does not hold it on rows it learned from. The reference is T
+    with boosted trees, 1.34 / 1.42.
     """
     make: Callable[[Seed], DeepLearner] = LEARNERS[name]
     each = [replication(folder(), r, partial(make, Seed(s))) for s in range(3) for r in REPLICATIONS]
