@@ -31,12 +31,12 @@ REPLICATIONS = tuple(range(1, 11))
 TRAIN = 672
 
 LEARNERS: dict[str, Callable[[Seed], DeepLearner]] = {
-    "TARNet": lambda seed: TARNet(seed=seed),
-    "CFR, linear MMD": lambda seed: CFR(distance="linear", seed=seed),
-    "CFR, Gaussian MMD": lambda seed: CFR(distance="rbf", seed=seed),
-    "CFR, Wasserstein": lambda seed: CFR(seed=seed),
-    "DragonNet": lambda seed: DragonNet(seed=seed),
-    "DESCN": lambda seed: DESCN(seed=seed),
+    "TARNet": lambda seed: TARNet(random_state=seed.value),
+    "CFR, linear MMD": lambda seed: CFR(distance="linear", random_state=seed.value),
+    "CFR, Gaussian MMD": lambda seed: CFR(distance="rbf", random_state=seed.value),
+    "CFR, Wasserstein": lambda seed: CFR(random_state=seed.value),
+    "DragonNet": lambda seed: DragonNet(random_state=seed.value),
+    "DESCN": lambda seed: DESCN(random_state=seed.value),
 }
 """With the defaults of each: nothing is tuned for these data."""
 

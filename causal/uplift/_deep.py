@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from inspect import signature
+from numbers import Integral
 from typing import Any, ClassVar
 
 import numpy as np
@@ -30,7 +31,7 @@ class DeepLearner(UpliftLearner):
     Features are standardised, and so are outcomes that are numbers; 0 or 1 have logits, counts a log link.
     AdamW on shuffled batches in float32, with averaged weights; early stopping on held-out users, the best
     weights are kept (`simlab/adapters/_descent.py`). Predictions and estimates are float64. Rows of weight 0
-    are left out. The same seed gives the same bits on the same machine.
+    are left out. The same `random_state` gives the same bits on the same machine.
 
     `ate()` is the mean of augmented inverse-weighted scores from the learner's own means, and the known
     propensity or an estimated one; the standard error is theirs, clustered by user. With `folds` each row's
@@ -54,7 +55,7 @@ class DeepLearner(UpliftLearner):
         folds: refits for `ate()`; below 2 for none.
         clip: the least estimated chance of an arm; known chances are taken as they are.
         device: where to train and predict.
-        seed: of everything random.
+        random_state: a whole number, the seed of everything random.
         verbose: show a progress bar.
 
     Raises:
@@ -83,7 +84,7 @@ class DeepLearner(UpliftLearner):
         folds: Any = 0,
         clip: Any = 0.01,
         device: Any = "cpu",
-        seed: Seed = Seed(0),
+        random_state: Any = 0,
         verbose: Any = False,
     ) -> None:
         self.ranker = ranker
@@ -102,7 +103,7 @@ class DeepLearner(UpliftLearner):
         self.folds = folds
         self.clip = clip
         self.device = device
-        self.seed = seed
+        self.random_state = random_state
         self.verbose = verbose
 
     @classmethod
@@ -127,7 +128,7 @@ class DeepLearner(UpliftLearner):
     def _fit(self, trial: Trial) -> None:
         trial = counted(trial)
         self._check(trial)
-        self.fitted_nets_ = self._train(trial, self.seed.split("all"))
+        self.fitted_nets_ = self._train(trial, Seed(int(self.random_state)).split("all"))
         self._weight, self._user = trial.weight, trial.user
         self._scores, self._how = self._estimates(trial)
 
@@ -149,15 +150,15 @@ class DeepLearner(UpliftLearner):
         known = trial.propensity
         how = "known propensity" if known is not None else "estimated propensity"
         if self.folds < 2:
-            fitted, seed = self.fitted_nets_, self.seed.split("all")
+            fitted, seed = self.fitted_nets_, Seed(int(self.random_state)).split("all")
             chance = self._chance(fitted, trial, trial.x, seed) if known is None else known
             return fitted.mean_of(trial.x), chance, f"{how}, fitted in-sample"
         mean, chance = (np.empty((len(trial), len(trial.arms))) for _ in range(2))
-        fold = dealt(trial, self.folds, self.seed.split("folds"))
+        fold = dealt(trial, self.folds, Seed(int(self.random_state)).split("folds"))
         for k in range(self.folds):
             here, there = trial.rows(fold == k), trial.rows(fold != k)
             every_arm(there, f"without fold {k} of {self.folds}")
-            seed = self.seed.split(f"fold {k}")
+            seed = Seed(int(self.random_state)).split(f"fold {k}")
             fitted = self._train(there, seed)
             mean[fold == k] = fitted.mean_of(here.x)
             chance[fold == k] = (
@@ -271,6 +272,8 @@ class DeepLearner(UpliftLearner):
                 raise BadInput(f"{name} is a tuple of widths of at least 1, not {getattr(self, name)!r}")
         if not self.members >= 1:
             raise BadInput(f"members is at least 1, not {self.members}")
+        if not isinstance(self.random_state, Integral):
+            raise BadInput(f"random_state is a whole number, not {self.random_state!r}")
         if not 0 < self.clip < 1 / len(trial.arms):
             raise BadInput(f"clip is above 0 and below one over the number of arms, not {self.clip}")
         if trial.user is not None and 2 <= (users := len(np.unique(trial.user))) < self.folds:

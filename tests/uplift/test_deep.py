@@ -330,14 +330,14 @@ def test_effects_of_rates_and_counts(learner: type[DeepLearner]) -> None:
 def test_a_learner_is_cloned_pickled_and_the_same_again(learner: type[DeepLearner]) -> None:
     x, arm, y, _ = linear(200, 2, 9)
     before = torch.random.get_rng_state()
-    one = learner(**QUICK, members=2, seed=Seed(4)).fit(x, arm, y)
+    one = learner(**QUICK, members=2, random_state=4).fit(x, arm, y)
     assert torch.equal(before, torch.random.get_rng_state())
     torch.rand(3)
     two = clone(one).fit(x, arm, y)
     assert one.get_params() == two.get_params()
     assert np.array_equal(one.effect(x), two.effect(x))
     assert one.ate() == two.ate()
-    assert not np.array_equal(one.effect(x), clone(one).set_params(seed=Seed(5)).fit(x, arm, y).effect(x))
+    assert not np.array_equal(one.effect(x), clone(one).set_params(random_state=5).fit(x, arm, y).effect(x))
     again = pickle.loads(pickle.dumps(one))
     assert np.array_equal(one.effect(x), again.effect(x))
     assert one.ate() == again.ate()
@@ -414,6 +414,7 @@ def test_categories_are_known_by_their_ids() -> None:
         (lambda: TARNet("popularity"), "ranker popularity is not trained by gradient"),
         (lambda: TARNet(shared=(0,)), r"shared is a tuple of widths of at least 1, not \(0,\)"),
         (lambda: TARNet(members=0), "members is at least 1, not 0"),
+        (lambda: TARNet(random_state=None), "random_state is a whole number, not None"),
         (lambda: TARNet(epochs=0), "epochs is at least 1, not 0"),
         (lambda: TARNet(clip=0.5), "clip is above 0 and below one over the number of arms, not 0.5"),
         (lambda: TARNet(learning_rate=1e30), "the loss of epoch . is not a number"),
