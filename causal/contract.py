@@ -377,3 +377,27 @@ def stderr(scores: Scores) -> float:
 def ones(like: Tensor) -> Tensor:
     """Return the denominator of a plain mean."""
     return torch.ones_like(like)
+
+
+def check_level(level: float) -> None:
+    """Refuse a level that is no coverage.
+
+    Raises:
+        BadInput: naming the value.
+    """
+    if not 0 < level < 1:
+        raise BadInput(f"level is {level}, but a coverage is between 0 and 1")
+
+
+def check_finite(scores: Scores) -> None:
+    """Refuse scores that are not finite.
+
+    Raises:
+        BadInput: naming the first such row and its value.
+    """
+    for score in scores:
+        for name, x in (("numerator", score.numerator), ("denominator", score.denominator)):
+            wrong = ~x.isfinite()
+            if bool(wrong.any()):
+                row = int(wrong.nonzero()[0])
+                raise BadInput(f"row {row}: the {name} of a score is {float(x[row])}, not a finite number")

@@ -15,9 +15,9 @@ from jaxtyping import Float, Int, UInt8
 from scipy import special, stats
 from torch import Tensor
 
-from causal.contract import Interval, Score, Scores, influence, stderr, value
+from causal.contract import Interval, Score, Scores, check_finite, check_level, influence, stderr, value
 from causal.likelihood import likelihood_ends
-from causal.sequences import EFFECTIVE, PLANNED, START, check_finite, check_level, mixture
+from causal.sequences import EFFECTIVE, PLANNED, START, mixture
 from causal.sums import BUCKETS, ScoreSums, columns, percentiles
 from simlab.errors import BadInput, nearest
 from simlab.seeds import Seed
@@ -99,6 +99,8 @@ def interval(
     if kind == "cluster" and group is None:
         raise BadInput("a cluster interval needs a group for each row, and none was given")
     check_finite(scores)
+    if group is not None and len(group) != len(scores[0].numerator):
+        raise BadInput(f"{len(scores[0].numerator)} rows of scores have a group of {len(group)}")
     units = scores if group is None else clustered(scores, group)
     if len(units[0].numerator) < 2:
         what = "row" if group is None else "cluster"
@@ -154,7 +156,7 @@ def resample(
 
     Each sample is a row of multinomial counts, so a block of samples is one matrix product. Of more than
     `causal.sums.BUCKETS` rows, random buckets of one size (to a row) are resampled instead of rows: the
-    spread is the same to .6 %, and the work no longer grows with rows times replicates. The counts hang on
+    spread is the same to .8 %, and the work no longer grows with rows times replicates. The counts hang on
     the number of rows and the seed alone and are kept, since the estimators of one evaluation share them.
     """
     if len(x) > BUCKETS:
@@ -262,7 +264,8 @@ def _bernstein(scores: Scores, how: _How) -> tuple[float, float]:
 def _anytime(scores: Scores, how: _How) -> tuple[float, float]:
     middle, change = value(scores), influence(scores)
     n, square = len(change), float(change.square().sum())
-    carry = square**2 / float(change.pow(4).sum()) if square > 0 else math.inf
+    # Rows without any spread (no click yet) have none to go by, as in `causal.sequences.asymptotic`.
+    carry = square**2 / float(change.pow(4).sum()) if square > 0 else 0.0
     if n < START or carry < EFFECTIVE:
         return -math.inf, math.inf
     rows = torch.tensor([n], dtype=torch.float64)

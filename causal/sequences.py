@@ -17,7 +17,7 @@ from jaxtyping import Float
 from scipy import special
 from torch import Tensor
 
-from causal.contract import Interval, Scores, value
+from causal.contract import Interval, Scores, check_finite, check_level, value
 from simlab.errors import BadInput
 
 PLANNED = 1000
@@ -267,30 +267,6 @@ def _power(
             times //= math.factorial(chosen.count(c))
         out += times * factor * term.cumsum(0)
     return out
-
-
-def check_level(level: float) -> None:
-    """Refuse a level that is no coverage.
-
-    Raises:
-        BadInput: naming the value.
-    """
-    if not 0 < level < 1:
-        raise BadInput(f"level is {level}, but a coverage is between 0 and 1")
-
-
-def check_finite(scores: Scores) -> None:
-    """Refuse scores that are not finite.
-
-    Raises:
-        BadInput: naming the first such row and its value.
-    """
-    for score in scores:
-        for name, x in (("numerator", score.numerator), ("denominator", score.denominator)):
-            wrong = ~x.isfinite()
-            if bool(wrong.any()):
-                row = int(wrong.nonzero()[0])
-                raise BadInput(f"row {row}: the {name} of a score is {float(x[row])}, not a finite number")
 
 
 def _check_range(x: Float[Tensor, " round"], bound: float, name: str) -> None:

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int, UInt8
 from scipy import special, stats
 from torch import Tensor
 
-from causal.contract import Interval, Scores
+from causal.contract import Interval, Scores, check_finite, check_level
 from simlab.errors import BadInput
 from simlab.seeds import Seed
 
@@ -64,11 +64,12 @@ class ScoreSums:
             seed: of the hash.
 
         Raises:
-            BadInput: if the number of row ids is not the number of rows.
+            BadInput: if the number of row ids is not the number of rows, or a score is not finite.
         """
+        check_finite(scores)
         x = columns(scores)
         n = len(x)
-        ids = torch.arange(rows, rows + n) if isinstance(rows, int) else rows.cpu()
+        ids = torch.arange(rows, rows + n) if isinstance(rows, int) else rows.cpu().long()
         if len(ids) != n:
             raise BadInput(f"{n} rows of scores have {len(ids)} row ids")
         sums = x.sum(0)
@@ -115,6 +116,8 @@ class ScoreSums:
         Raises:
             BadInput: if a denominator sums to zero.
         """
+        if not self.count:
+            raise BadInput("there are no rows: nothing was added up")
         if bool((self.sums[1::2] == 0).any()):
             raise BadInput("all weights are zero: the target policy never does what was logged")
         return float((self.sums[0::2] / self.sums[1::2]).sum())
@@ -161,6 +164,8 @@ class ScoreSums:
         Raises:
             BadInput: without buckets.
         """
+        if replicates < 2:
+            raise BadInput(f"replicates is {replicates}, but a bootstrap needs at least 2")
         if not len(self.buckets):
             raise BadInput("a bootstrap needs buckets, and these sums carry none")
         middle = self.sums[0::2] / self.sums[1::2]
@@ -186,8 +191,10 @@ class ScoreSums:
             replicates: of the bootstrap.
 
         Raises:
-            BadInput: for another kind, or for one that needs buckets where there are none.
+            BadInput: for another kind, one that needs buckets where there are none, a level outside (0, 1) or
+                fewer than two replicates.
         """
+        check_level(level)
         if kind == "poisson":
             return percentiles(self.draws(replicates), (1 - level) / 2, (1 + level) / 2, kind, level)
         if kind not in ("normal", "student-t", "cluster"):

@@ -221,3 +221,18 @@ def test_refusals(make: object, sentence: str) -> None:
     assert callable(make)
     with pytest.raises(BadInput, match=sentence):
         make()
+
+
+def test_marginals_of_sure_slates_do_not_underflow() -> None:
+    """Logits 800 apart, more than a float can tell apart as chances: the order is sure."""
+    found = PlackettLuce(torch.tensor([[0.0, -800.0, -1600.0, -2400.0]]).double(), 3)
+    table = found.slot_marginals()[0]
+    assert torch.allclose(table, torch.eye(3, 4, dtype=torch.float64), atol=1e-15)
+    assert float(found.log_prob(torch.tensor([[0, 1, 2]]))) == 0
+
+
+def test_the_chance_of_a_slate_is_that_of_its_parts_also_in_float32() -> None:
+    logits = 2 * torch.randn(50, 200, generator=torch.Generator().manual_seed(1))
+    slates = PlackettLuce(logits, 10).sample(torch.Generator().manual_seed(2))
+    wide = PlackettLuce(logits.double(), 10).log_prob(slates)
+    assert torch.equal(PlackettLuce(logits, 10).log_prob(slates), wide)

@@ -96,7 +96,8 @@ def rates(logits: Float[Tensor, "row cand"], slots: int) -> Float[Tensor, "row c
 
     Where logits are so far apart that w would underflow, a gap between neighbours in order is cut to `GAP`:
     what is below a gap rings after what is above it but for e^-GAP, whether it is that wide or wider. With
-    more than fifteen such gaps among the first K, they are cut to 650 / (K - 1).
+    more than fifteen such gaps among the first K, they are cut to 650 / (K - 1), which leaves an error of
+    e^(-650 / (K - 1)): 1e-14 for 20 slots, 1e-6 for 48.
     """
     logits = logits.double()
     below = logits - logits.amax(1, keepdim=True)

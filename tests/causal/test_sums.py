@@ -148,3 +148,21 @@ def test_refusals() -> None:
         ScoreSums.of(SNIPS().score(made(1, 5))).stderr()
     with pytest.raises(BadInput, match="all weights are zero"):
         ScoreSums.of((Score(torch.ones(3).double(), torch.zeros(3).double()),)).value()
+
+
+def test_sums_refuse_what_intervals_do() -> None:
+    scores = SNIPS().score(made(30, 6))
+    sums = ScoreSums.of(scores)
+    for level in (95.0, -0.5):
+        with pytest.raises(BadInput, match=f"level is {level}, but a coverage is between 0 and 1"):
+            sums.interval("normal", level)
+    with pytest.raises(BadInput, match="replicates is 1, but a bootstrap needs at least 2"):
+        sums.interval("poisson", replicates=1)
+    broken = (Score(torch.tensor([1.0, float("nan")]).double(), torch.ones(2).double()),)
+    with pytest.raises(BadInput, match="row 1"):
+        ScoreSums.of(broken)
+    none = tuple(Score(s.numerator[:0], s.denominator[:0]) for s in scores)
+    with pytest.raises(BadInput, match="there are no rows"):
+        ScoreSums.of(none).value()
+    users = torch.arange(30, dtype=torch.int32)
+    assert torch.equal(ScoreSums.of(scores, rows=users).buckets, sums.buckets)

@@ -1,6 +1,7 @@
 """Learners on EconML: known effects, the references of Hillstrom, any nuisance, clear refusals."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from sklearn.base import clone
 from sklearn.linear_model import LinearRegression, LogisticRegression
 
+from causal.trials.hillstrom import Hillstrom
 from causal.uplift._econml import EconMLLearner
 from causal.uplift.contract import UpliftLearner
 from simlab.adapters.nuisance import RankerClassifier, RankerRegressor
@@ -16,6 +18,7 @@ from simlab.errors import BadInput
 from simlab.parts import all_parts
 
 CASES = Path(__file__).parents[2] / "../shared/cases/causal"
+DATA = Path(__file__).parents[2] / "../shared/data/hillstrom"
 FOUND: dict[str, Any] = {k: v for k, v in all_parts("uplift learner").items() if issubclass(v, EconMLLearner)}
 PLAIN = {"outcome_model": LinearRegression(), "propensity_model": LogisticRegression()}
 
@@ -83,12 +86,12 @@ def test_a_clone_learns_the_same_and_the_global_state_stays(name: str) -> None:
     given = drawn(300, seed=3)
     given.pop("effect")
     np.random.seed(5)
-    before = np.random.get_state()[1].tolist()  # type: ignore[union-attr, index]
+    before = np.random.get_state()[1].tolist()  # type: ignore[index]
     learner = quick(name)
     one = learner.fit(**given).effect(given["X"])
     two = clone(learner).fit(**given).effect(given["X"])
     assert np.array_equal(one, two)
-    assert np.random.get_state()[1].tolist() == before  # type: ignore[union-attr, index]
+    assert np.random.get_state()[1].tolist() == before  # type: ignore[index]
 
 
 @pytest.mark.parametrize("name", FOUND)
@@ -161,9 +164,7 @@ def test_hillstrom_is_the_reference() -> None:
     if not CASES.is_dir():
         pytest.skip("the reference cases are not here")
     answer = json.loads((CASES / "hillstrom_econml_full_ate.json").read_text())["res"]
-    from tests.uplift.hillstrom_case import full
-
-    x, arm, y = full()
+    trial = replace(Hillstrom(path=DATA).load(), propensity=None)
     settings = {"n_estimators": 100, "num_leaves": 15, "learning_rate": 0.05, "min_child_samples": 100}
     model = lightgbm.LGBMRegressor(**settings, random_state=0, verbose=-1, n_jobs=1)
     how = {"outcome_model": model, "propensity_model": LogisticRegression(max_iter=1000), "random_state": 0}
@@ -172,14 +173,14 @@ def test_hillstrom_is_the_reference() -> None:
         ("x_learner", "XLearner_lgbm"),
         ("s_learner", "SLearner_lgbm"),
     ):
-        found = FOUND[name](**how).fit(x, arm, y).ate()
+        found = FOUND[name](**how).learn(trial).ate()
         assert found.value[0] == pytest.approx(answer[f"{key}/seed0"]["ate"], rel=1e-6), name
     for name, key in (("linear_dr", "LinearDRLearner_lgbm"), ("linear_dml", "LinearDML_lgbm")):
         wanted = answer[f"{key}/seed0"]
-        found = FOUND[name](**how).fit(x, arm, y).ate()
+        found = FOUND[name](**how).learn(trial).ate()
         assert abs(found.value[0] - wanted["ate"]) < 0.1 * wanted["ate_inference_se"], name
         assert found.stderr[0] == pytest.approx(wanted["ate_inference_se"], rel=0.02), name
     wanted = answer["CausalForestDML_200/seed0"]
-    found = FOUND["causal_forest"](**how, trees=200).fit(x, arm, y).ate()
+    found = FOUND["causal_forest"](**how, trees=200).learn(trial).ate()
     assert abs(found.value[0] - wanted["ate_"][0]) < 0.1 * wanted["ate_stderr_"][0]
     assert found.stderr[0] == pytest.approx(wanted["ate_stderr_"][0], rel=0.02)
