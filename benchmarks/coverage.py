@@ -290,8 +290,8 @@ def page(cells: Sequence[Cell], watched: Sequence[Peek], command: str) -> list[s
         out.append(f"| {p.world} | {p.what} | {shown} |")
     out += ["", "## Constant rewards", ""]
     out += _text(
-        "With every reward 1, SNIPS is 1 in every log. The widest of its intervals of all kinds, over 500 "
-        f"heavy-tailed rounds, is {constant_width():.1g} wide."
+        "With every reward 1, SNIPS is 1 in every log. The widest of its intervals of one look, over 500 "
+        f"heavy-tailed rounds, is {constant_width():.1g} wide. `anytime` waits until it has seen some spread."
     )
     return [*out, "## obp's intervals, for comparison", "", *_text(_OBP), *_OBP_TABLE]
 
