@@ -34,7 +34,7 @@ class Criteo:
 
     Treatment is that an advertiser took part in the auctions, at random; `exposure`, that it won one, comes
     after the treatment, so it is neither a feature nor an arm. The file is read in pieces: the peak in memory
-    is twice the numbers that are kept (2.9 GB for all rows).
+    is twice the numbers that are kept (3.1 GB for all rows).
 
     Attributes:
         outcome: "visit" or "conversion", 0 or 1.
