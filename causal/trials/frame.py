@@ -1,6 +1,7 @@
 """Any table with a row for each customer: pandas, polars, Arrow, Parquet or CSV."""
 
 import os
+import re
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, fields, replace
 from fnmatch import fnmatchcase
@@ -17,6 +18,8 @@ from simlab.errors import BadInput, nearest
 from simlab.tables.cells import Cells, is_text
 from simlab.tables.sources import ArrowStream, Memory, Source, open_source
 
+_INDEX = re.compile(r"|__index_level_\d+__|Unnamed: \d+")
+"""Row numbers of pandas: as Arrow has them, and as pandas writes them to CSV and names them again."""
 _MANY = 200
 """Levels of a category that are still opened to columns."""
 
@@ -26,8 +29,9 @@ class Frame:
     """A table of your own with a treatment, an outcome and features in each row; columns are named.
 
     Which columns are features: those that `features` names or matches (* and ? stand for letters), in the
-    table's order; by default all that have no other part. `drop` takes some away. A feature that is text, or
-    matches `categories`, is a category; the rest are numbers, and true and false are 1 and 0.
+    table's order; by default all that have no other part, but for the index of pandas and columns without a
+    name. `drop` takes some away. A feature that is text, or matches `categories`, is a category; the rest are
+    numbers, and true and false are 1 and 0.
 
     How categories are written: levels are put in order, as numbers if all are whole numbers, else as text.
     "onehot" gives each level but the first a column of 0 and 1 named such as zip=Urban; "ordinal" gives one
@@ -167,7 +171,7 @@ class Frame:
             name
             for name in there
             if name not in parts
-            and (not self.features or _matches(name, self.features))
+            and (_matches(name, self.features) if self.features else not _INDEX.fullmatch(name))
             and not _matches(name, self.drop)
         ]
         if not wanted:

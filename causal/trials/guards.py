@@ -8,15 +8,13 @@ data can prove that a feature is older than the treatment; these find the ones t
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.stats import norm
 
-from causal.targeting.scores import nuisances
+from causal.targeting.overlap import Overlap, overlap
 from causal.uplift.contract import Array, Trial
-from simlab.errors import BadInput
 from simlab.seeds import Seed
 
 _WORDS = (
@@ -48,32 +46,6 @@ class Finding:
     column: str
     text: str
     grave: bool = False
-
-
-@dataclass(frozen=True, eq=False)
-class Overlap:
-    """How likely each row was to get each arm, and how much would be trimmed.
-
-    Attributes:
-        chance: of each arm, control first; known, or estimated out of fold.
-        known: whether the trial knew it.
-        bound: a row is trimmed if any arm's chance is below this.
-        trimmed: the share of the rows' weight that is trimmed.
-        lowest: the smallest chance of each arm.
-        highest: the greatest.
-    """
-
-    chance: Float[Array, "round arm"]
-    known: bool
-    bound: float
-    trimmed: float
-    lowest: tuple[float, ...]
-    highest: tuple[float, ...]
-
-    @property
-    def keep(self) -> Bool[Array, " round"]:
-        """The rows that are not trimmed."""
-        return np.asarray((self.chance >= self.bound).all(1))
 
 
 def check(
@@ -125,17 +97,20 @@ def leaks(trial: Trial) -> list[Finding]:
     Each feature is cut to at most 200 steps of about equal size (its own values if there are no more). It
     tells the outcome if steps explain 99 % of the outcome's variance. It settles an outcome of 0 and 1 if
     in some step, of what would be a chance below 1e-9 with the mean outcome, all rows are alike; so a
-    purchase settles a visit. That is a hint and not grave: a rule that was there before may do so, too.
+    purchase settles a visit (the rows of a user count once). That is a hint and not grave: a rule that was
+    there before may do so, too.
     """
     told: list[Finding] = []
     flags = [(f"arm {trial.arms[k]!r}", (trial.arm == k).astype(np.float64)) for k in range(len(trial.arms))]
     targets = [("the outcome", trial.y), *(flags[1:] if len(flags) == 2 else flags)]
+    units = len(trial) if trial.user is None else len(np.unique(trial.user))
     for i, name in enumerate(trial.names):
         x = trial.x[:, i]
-        step, many = _steps(x)
+        step, many = _steps(x, units)
         if many < 2:
             continue
         count = np.bincount(step, minlength=many)
+        people = count if trial.user is None else _users(step, trial.user, many)
         for what, target in targets:
             if np.ptp(target) == 0:
                 continue
@@ -159,7 +134,7 @@ def leaks(trial: Trial) -> list[Finding]:
                 break
             if what == "the outcome" and not trial.binary:
                 continue
-            told += _settled(name, what, x, step, count, total, float(mean), len(trial.names))
+            told += _settled(name, what, x, step, count, people, total, float(mean), len(trial.names))
     return told
 
 
@@ -169,13 +144,14 @@ def _settled(
     x: Float[Array, " round"],
     step: Int[Array, " round"],
     count: Int[Array, " step"],
+    people: Int[Array, " step"],
     total: Float[Array, " step"],
     mean: float,
     features: int,
 ) -> list[Finding]:
     """Return a finding if all rows of a step have the same 0 or 1, though that is no chance."""
     with np.errstate(divide="ignore"):
-        odds = np.where(total == count, count * np.log(mean), count * np.log1p(-mean))
+        odds = np.where(total == count, people * np.log(mean), people * np.log1p(-mean))
     rare = odds < np.log(_CHANCE / (len(count) * features))
     alike = (count > 0) & ((total == count) | (total == 0)) & rare
     if not alike.any():
@@ -199,27 +175,27 @@ def balance(trial: Trial, *, level: float = 1e-6) -> list[Finding]:
     """Return features whose means differ between arms of a trial whose chances are known and equal for all.
 
     In an experiment features do not know the arm; one that does was written afterwards, or the experiment
-    was not random. The test is Welch's, at the level divided by the number of tests.
+    was not random. The test is Welch's, clustered by user where there are users, at the level divided by the
+    number of tests.
     """
     if trial.propensity is None or np.ptp(trial.propensity, axis=0).max() > 1e-9:
         return []
     told = []
     tests = len(trial.names) * (len(trial.arms) - 1)
-    control = trial.x[trial.arm == 0]
     for k in range(1, len(trial.arms)):
-        treated = trial.x[trial.arm == k]
-        if min(len(control), len(treated)) < 20:
+        side = [trial.arm == arm for arm in (0, k)]
+        if min(rows.sum() for rows in side) < 20:
             continue
-        gap = treated.mean(0) - control.mean(0)
-        variance = treated.var(0, ddof=1) / len(treated) + control.var(0, ddof=1) / len(control)
+        control, treated = (trial.x[rows].mean(0) for rows in side)
+        gap, variance = treated - control, _variance(trial, side)
         z = np.divide(gap, np.sqrt(variance), out=np.zeros_like(gap), where=variance > 0)
         for i in np.flatnonzero(np.abs(z) > norm.isf(level / tests / 2)):
             told.append(
                 Finding(
                     "balance",
                     trial.names[i],
-                    f"feature {trial.names[i]} has mean {treated[:, i].mean():.4g} in arm {trial.arms[k]!r} "
-                    f"and {control[:, i].mean():.4g} in control (z = {z[i]:.1f}), though chances of arms are "
+                    f"feature {trial.names[i]} has mean {treated[i]:.4g} in arm {trial.arms[k]!r} "
+                    f"and {control[i]:.4g} in control (z = {z[i]:.1f}), though chances of arms are "
                     "known and equal for all: it was written after the treatment, or arms were not random",
                     True,
                 )
@@ -227,38 +203,23 @@ def balance(trial: Trial, *, level: float = 1e-6) -> list[Finding]:
     return told
 
 
-def overlap(
-    trial: Trial, *, seed: Seed = Seed(0), bound: float = 0.05, folds: int = 5, model: Any = None
-) -> Overlap:
-    """Return the chances of arms, known or estimated out of fold, and the share of rows to be trimmed.
+def _variance(trial: Trial, side: list[Bool[Array, " round"]]) -> Float[Array, " feat"]:
+    """Return the variance of the difference of two arms' means of each feature."""
+    if trial.user is None:
+        return sum((trial.x[rows].var(0, ddof=1) / rows.sum() for rows in side), np.zeros(trial.x.shape[1]))
+    where, many = trial.user, int(trial.user.max()) + 1
+    told = np.zeros(trial.x.shape[1])
+    for i, x in enumerate(trial.x.T):
+        low, high = (rows * (x - x[rows].mean()) / rows.sum() for rows in side)
+        each = high - low
+        told[i] = (np.bincount(where, each, many) ** 2).sum()
+    return told
 
-    Source: Crump, Hotz, Imbens and Mitnik (2009), "Dealing with limited overlap in estimation of average
-    treatment effects", Biometrika 96, who advise trimming at 0.1.
 
-    Args:
-        trial: any.
-        seed: of the folds.
-        bound: chances below it are trimmed, in (0, 1 / arms).
-        folds: how many.
-        model: a classifier; a logistic regression of standardised features if None.
-
-    Raises:
-        BadInput: for a bound that cannot be, or an arm with too few rows for the folds.
-    """
-    if not 0 < bound < 1 / len(trial.arms):
-        raise BadInput(f"bound is {bound:g}, but it is between 0 and 1 / {len(trial.arms)} arms")
-    zero = np.zeros((len(trial), len(trial.arms)))
-    chance = nuisances(trial, None, model, folds, seed, mu=zero, e=None if model else trial.propensity).e
-    weight = np.ones(len(trial)) if trial.weight is None else trial.weight
-    out = (chance < bound).any(1)
-    return Overlap(
-        chance,
-        model is None and trial.propensity is not None,
-        bound,
-        float(weight[out].sum() / weight.sum()),
-        tuple(chance.min(0).tolist()),
-        tuple(chance.max(0).tolist()),
-    )
+def _users(step: Int[Array, " round"], user: Int[Array, " round"], many: int) -> Int[Array, " step"]:
+    """Return how many users have rows in each step."""
+    pairs = np.unique(step * (int(user.max()) + 1) + user)
+    return np.bincount(pairs // (int(user.max()) + 1), minlength=many)
 
 
 def arms(trial: Trial, few: int = 100) -> list[Finding]:
@@ -306,12 +267,12 @@ def _missing_overlap(trial: Trial, seen: Overlap) -> list[Finding]:
     return [Finding("overlap", str(trial.arms[k]), text, seen.trimmed > 0.05)]
 
 
-def _steps(x: Float[Array, " round"]) -> tuple[Int[Array, " round"], int]:
-    """Cut a feature to steps: its values if they are few, else about 200 of equal size, of 10 rows or more.
+def _steps(x: Float[Array, " round"], units: int) -> tuple[Int[Array, " round"], int]:
+    """Cut a feature to steps: its values if they are few, else about 200 of equal size, of 10 units or more.
 
     Steps of a row or two would tell everything by chance.
     """
-    level, most = np.unique(x), max(2, min(_BINS, len(x) // 10))
+    level, most = np.unique(x), max(2, min(_BINS, units // 10))
     if len(level) > most:
         level = np.unique(np.quantile(x, np.linspace(0, 1, most + 1)[1:], method="higher"))
     return np.searchsorted(level, x), len(level)

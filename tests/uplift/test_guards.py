@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from scipy.special import expit
 
-from causal.trials.guards import Finding, check, overlap, sentences
+from causal.targeting.overlap import overlap
+from causal.trials.guards import Finding, balance, check, sentences
 from causal.trials.hillstrom import Hillstrom
 from causal.uplift.contract import Array, Trial
 from simlab.errors import BadInput
@@ -110,6 +111,23 @@ def test_a_feature_that_moves_with_a_random_arm() -> None:
     assert "though chances of arms are known and equal for all" in said.text
     unknown = replace(with_(made, "mood", moved), propensity=None)
     assert not [f for f in check(unknown) if f.kind == "balance"]
+
+
+def test_rows_of_a_user_count_once() -> None:
+    """40 users of 100 rows each: what is said of a user is said 100 times, and still is no leak."""
+    alarms = {"balance": 0, "leak": 0}
+    for seed in range(20):
+        luck = np.random.default_rng(seed)
+        user = np.repeat(np.arange(40), 100)
+        arm, y, x = (luck.integers(0, 2, 40)[user] for _ in range(3))
+        made = Trial.of(np.column_stack([x, luck.normal(size=40)[user]]), arm, y, user=user, propensity=0.5)
+        assert not [f for f in check(made) if f.kind in alarms]
+        for f in check(replace(made, user=None)):
+            alarms[f.kind] = alarms.get(f.kind, 0) + 1
+    assert alarms["balance"] > 5
+    assert alarms["leak"] > 5
+    told = balance(replace(trial(), user=np.arange(4000), x=trial().x + trial().arm[:, None]))
+    assert len(told) == 4  # each row a user of its own: what is there is seen
 
 
 def test_overlap_is_known_or_estimated_and_counts_the_trimmed() -> None:

@@ -494,6 +494,15 @@ def test_a_frame_refuses(change: dict[str, Any], words: str) -> None:
         frame(**change).load()
 
 
+def test_row_numbers_of_pandas_are_no_features(tmp_path: Path) -> None:
+    some = TABLE[TABLE.age > 30]
+    some.to_csv(tmp_path / "t.csv")
+    pd.read_csv(tmp_path / "t.csv").to_csv(tmp_path / "again.csv", index=False)
+    for source in (some, tmp_path / "t.csv", tmp_path / "again.csv"):
+        trial = frame(source=source).load()
+        assert trial.names == ("age", "f0", "member", "town=b", "town=c", "zone")
+
+
 def test_a_category_of_many_levels_is_not_opened() -> None:
     table = pd.DataFrame({"who": [f"u{i}" for i in range(300)], "got": [0, 1] * 150, "sales": 1.0})
     with pytest.raises(BadInput, match="column who has 300 levels, too many for columns of 0 and 1"):
