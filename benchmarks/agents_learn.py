@@ -15,7 +15,6 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -273,12 +272,14 @@ def page(kept: list[Result], tasks: list[str]) -> list[str]:
 
 
 def paired(runs: list[Result]) -> list[str]:
-    """Return the differences of the first seeds' runs, user by user."""
+    """Return the best agent's differences to the others, of the first seeds' runs, user by user."""
     first = {r.agent: r.returns for r in sorted(runs, key=lambda r: -r.seed)}
     lines = []
-    for one, other in combinations(sorted(first), 2):
-        got = paired_interval(first[one], first[other])
-        lines.append(f"- {one} less {other}: {got.mean:.2f} ({got.low:.2f} … {got.high:.2f})")
+    best = max(first, key=lambda agent: sum(first[agent]) / len(first[agent]))
+    for other in sorted(first):
+        if other != best:
+            got = paired_interval(first[best], first[other])
+            lines.append(f"- {best} less {other}: {got.mean:.2f} ({got.low:.2f} … {got.high:.2f})")
     title = "Paired differences, the same users and luck (95 %, one seed of learning):"
     return ["", title, "", *lines] if lines else []
 
