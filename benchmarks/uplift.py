@@ -248,7 +248,7 @@ def learners(options: argparse.Namespace, python: Path | None) -> list[Row]:
         for name in names:
             if name == "causal forest" and rows > 100_000:
                 continue
-            turns = 1 if name == "causal forest" else repeat
+            turns = 1 if name == "causal forest" else max(repeat, 3 * (name in ("S-learner", "T-learner")))
             found = ours(OURS, str(rows), str(columns), name, str(turns))
             if found is None:
                 continue

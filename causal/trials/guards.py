@@ -15,6 +15,7 @@ from scipy.stats import norm
 
 from causal.targeting.overlap import Overlap, overlap
 from causal.uplift.contract import Array, Trial
+from simlab.errors import BadInput
 from simlab.seeds import Seed
 
 _WORDS = (
@@ -61,14 +62,16 @@ def check(
     Args:
         trial: any.
         seed: of the folds in which chances of arms are estimated.
-        bound: chances below it count as missing overlap.
+        bound: chances below it count as missing overlap; at most half of 1 / arms is taken.
         few: an arm with fewer rows, or fewer outcomes of either kind where they are 0 and 1, is too small.
         seen: what `overlap` gave, if it was asked for already.
     """
     found = [*names(trial), *leaks(trial), *balance(trial), *arms(trial, few), *_constant(trial)]
-    smallest = np.bincount(trial.arm, minlength=len(trial.arms)).min()
-    if seen is None and smallest >= 20:
-        seen = overlap(trial, seed=seed, bound=bound)
+    if seen is None:
+        try:
+            seen = overlap(trial, seed=seed, bound=min(bound, 0.5 / len(trial.arms)))
+        except BadInput as error:
+            found.append(Finding("overlap", "treatment", f"overlap cannot be estimated: {error}"))
     if seen is not None:
         found += _missing_overlap(trial, seen)
     return tuple(sorted(found, key=lambda finding: not finding.grave))

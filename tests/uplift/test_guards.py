@@ -165,6 +165,16 @@ def test_small_arms_and_rare_outcomes() -> None:
     assert all("rows with outcome 1 of" in text for text in texts)
 
 
+def test_what_cannot_be_estimated_is_said() -> None:
+    tiny = Trial.of(np.arange(12.0).reshape(12, 1), [0] * 11 + [1], np.arange(12.0))
+    texts = [f.text for f in check(tiny)]
+    assert "arm 1 has 1 rows (8.3 %), too few to learn effects from" in texts
+    assert any(t.startswith("overlap cannot be estimated: arm 1 has no rows outside fold") for t in texts)
+    luck = np.random.default_rng(0)
+    many = Trial.of(luck.normal(size=(6000, 2)), luck.integers(0, 30, 6000), luck.normal(size=6000))
+    assert not [f for f in check(many) if f.grave]
+
+
 def test_what_does_not_vary() -> None:
     made = trial(1000)
     assert about(with_(made, "one", np.ones(1000)), "constant", "one").text == (
