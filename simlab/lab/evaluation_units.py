@@ -5,7 +5,7 @@ different weights: those of whole slates may rest on two rows where those of slo
 by its own.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from causal.cascade_reward import CascadeModel
 from causal.contract import Rounds, Scored, Slates, Trajectories, possible
-from causal.diagnostics import Verdict, share_sentence
+from causal.diagnostics import Verdict, mean_sentence, share_sentence
 from causal.evaluation import effective, overlap
 from causal.slates import marginals_error, slates
 from causal.trajectories import trajectories
@@ -39,6 +39,10 @@ KINDS: dict[Unit, str] = {
 
 COLUMN = "column:"
 """What begins the words of a policy that is a column of the log."""
+
+
+MEAN_ONE = ("weight", "joint", "marginal", "cascade", "pseudo", "whole", "prefix")
+"""Weights whose mean is 1 at every slot or step where propensities are right and the logger can do all."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -227,7 +231,64 @@ def _judged(
             most, weight = measured[-1][0], getattr(data, estimator.leans)
             best = weight if weight.ndim == 1 else min(weight.unbind(1), key=effective)
     kept, said = judge(chosen, measured, len(data), force=config.force)
+    tested = {e.leans: _means(getattr(data, e.leans)) for e in kept if e.leans in MEAN_ONE}
+    kept, said = by_mean(tested, kept, {e.name: e.leans for e in kept}, said, config.force)
     return kept, said, best
+
+
+def _means(weight: Float[Tensor, "round *slot"]) -> tuple[Float[Tensor, " slot"], Float[Tensor, " slot"]]:
+    """Return the mean weight of each slot or step, and its z-score against 1, with rows as independent."""
+    each = weight.reshape(len(weight), -1)
+    off = each.mean(0) - 1
+    z = off / (each.std(0) / len(each) ** 0.5)
+    return off + 1, torch.where(off.abs() < 1e-6, 0.0, z)  # propensities may have been float32
+
+
+def by_mean(
+    means: Mapping[str, tuple[Float[Tensor, " slot"], Float[Tensor, " slot"]]],
+    kept: Sequence[Any],
+    leans: Mapping[str, str],
+    said: Verdict,
+    force: bool,
+) -> tuple[list[Any], Verdict]:
+    """Judge by the mean weight of the worst slot or step what effective rows have let through.
+
+    Args:
+        means: of each set of weights, the means and their z-scores against 1.
+        kept: the estimators so far.
+        leans: the set of weights of each estimator, by its name.
+        said: the verdict so far.
+        force: keep those that are refused.
+
+    Returns:
+        Those that may be printed, and the verdict.
+
+    Raises:
+        BadInput: if there is none, unless forced.
+    """
+    alike: dict[str, list[str]] = {}
+    for e in kept:
+        if e.leans in MEAN_ONE:
+            alike.setdefault(leans[e.name], []).append(e.name)
+    tests = sum(len(means[key][0]) for key in alike)
+    told: dict[str, tuple[int, str]] = {}
+    for key, who in alike.items():
+        mean, z = means[key]
+        slot = int(z.abs().argmax())
+        where = f"{', '.join(who)}: " + (
+            f"at {'step' if key == 'prefix' else 'slot'} {slot} " if len(z) > 1 else ""
+        )
+        told[key] = mean_sentence(float(mean[slot]), float(z[slot]), tests, where)
+    if not any(level for level, _ in told.values()):
+        return list(kept), said
+    sentences = [text for level, text in sorted(told.values(), reverse=True) if level]
+    left = [e for e in kept if force or told.get(leans[e.name], (0, ""))[0] < 2]
+    if not any(e.leans for e in left):
+        raise BadInput(sentences[0])
+    worst = max(told.get(leans[e.name], (0, ""))[0] for e in left)
+    before = () if said.level == "ok" else said.sentences
+    level = said.level if worst == 0 or said.level == "refused" else "refused" if worst == 2 else "caution"
+    return left, Verdict(level, (*before, *sentences))
 
 
 def judge(

@@ -9,13 +9,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from causal.diagnostics import Diagnostics, Verdict, mean_sentence, verdict
+from causal.diagnostics import Diagnostics, Verdict, verdict
 from causal.stream import Streamed
 from simlab.errors import BadInput
-from simlab.lab.evaluation_units import Unit, judge
-
-MEAN_ONE = ("weight", "joint", "marginal", "cascade", "pseudo")
-"""Weights whose mean is 1 at every slot where the propensities are right and the logger can do all."""
+from simlab.lab.evaluation_units import MEAN_ONE, Unit, by_mean, judge
 
 
 def judged(
@@ -44,7 +41,8 @@ def judged(
     if unit == "round":
         return chosen, _of_rounds(found, leans, measured, force)
     kept, said = judge(chosen, measured, len(found), force=force)
-    return _by_mean(found, kept, {e.name: x for e, x in zip(chosen, leans, strict=True)}, said, force)
+    named = {e.name: x for e, x in zip(chosen, leans, strict=True)}
+    return by_mean({key: means(found, key) for key in set(leans) if key}, kept, named, said, force)
 
 
 def means(found: Streamed, key: str) -> tuple[Float[Tensor, " slot"], Float[Tensor, " slot"]]:
@@ -100,33 +98,6 @@ def _of_rounds(
     if said.level == "refused" and not force:
         raise BadInput(said.sentences[0])
     return said
-
-
-def _by_mean(
-    found: Streamed, kept: list[Any], leans: Mapping[str, str], said: Verdict, force: bool
-) -> tuple[list[Any], Verdict]:
-    """Judge by the mean weight of the worst slot what the shares have let through."""
-    alike: dict[str, list[str]] = {}
-    for e in kept:
-        if e.leans in MEAN_ONE:
-            alike.setdefault(leans[e.name], []).append(e.name)
-    tests = sum(found.tally.weights[key].shape[1] for key in alike)
-    told: dict[str, tuple[int, str]] = {}
-    for key, who in alike.items():
-        mean, z = means(found, key)
-        slot = int(z.abs().argmax())
-        where = f"{', '.join(who)}: " + (f"at slot {slot} " if len(z) > 1 else "")
-        told[key] = mean_sentence(float(mean[slot]), float(z[slot]), tests, where)
-    if not any(level for level, _ in told.values()):
-        return kept, said
-    sentences = [text for level, text in sorted(told.values(), reverse=True) if level]
-    left = [e for e in kept if force or told.get(leans[e.name], (0, ""))[0] < 2]
-    if not any(e.leans for e in left):
-        raise BadInput(sentences[0])
-    worst = max(told.get(leans[e.name], (0, ""))[0] for e in left)
-    before = () if said.level == "ok" else said.sentences
-    level = said.level if worst == 0 or said.level == "refused" else "refused" if worst == 2 else "caution"
-    return left, Verdict(level, (*before, *sentences))
 
 
 def _alike(found: Streamed, key: str) -> bool:

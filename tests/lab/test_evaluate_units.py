@@ -174,3 +174,21 @@ def test_tuned_estimators_say_what_was_chosen(
     assert frame["value"].iloc[1] >= frame["value"].iloc[0] - 4 * frame["stderr"].iloc[0]
     said = capsys.readouterr().out
     assert "Tuned: clipped IIPS (clip" in said.replace("\n", " ")
+
+
+@pytest.mark.parametrize("unit", ["slate", "trajectory"])
+def test_wrong_propensities_are_refused(
+    log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], unit: str
+) -> None:
+    """Propensities twice too large: every value would be halved, with as many effective rows as ever."""
+    frame = pd.read_parquet(log)
+    frame["propensity"] = frame["propensity"] * 2
+    frame["slot_propensity"] = frame["slot_propensity"].map(lambda p: p * 2)
+    wrong = tmp_path / "wrong.parquet"
+    frame.to_parquet(wrong)
+    words = ["--policy", "random", "--unit", unit, "--reward-model", "none", "--items", "8"]
+    assert main(["evaluate", str(wrong), "--out", str(tmp_path / "out"), *words]) == 2
+    said = capsys.readouterr().err
+    assert "the mean weight is 0." in said
+    assert "where right propensities and full overlap give 1" in said
+    assert main(["evaluate", str(wrong), "--out", str(tmp_path / "out"), *words, "--force"]) == 0
