@@ -1,4 +1,4 @@
-"""The command line: `simlab compare | evaluate | log | list | doctor`.
+"""The command line: `simlab compare | evaluate | uplift | log | list | doctor`.
 
 Nothing heavy is imported before a command runs, so `--help` answers at once.
 """
@@ -49,6 +49,15 @@ COMMANDS = {
         (
             "simlab evaluate runs/log/log.parquet --policy popularity",
             "simlab evaluate logs/2026 --stream --policy column:target --workers 8 --checkpoint state",
+        ),
+    ),
+    "uplift": Command(
+        "simlab.lab.uplift:UpliftConfig",
+        "simlab.lab.uplift:run_uplift",
+        "Say from a trial whom a treatment moves, by several learners, and how sure that is.",
+        (
+            "simlab uplift trial.parquet --treatment arm --outcome visit --propensity 0.5",
+            "simlab uplift hillstrom:data/hillstrom --treatment womens --outcome visit --cost 0.01",
         ),
     ),
     "log": Command(
@@ -164,7 +173,7 @@ def _overview(arguments: list[str]) -> int:
 
     console = Console(file=sys.stdout if arguments else sys.stderr, highlight=False)
     console.print("usage: simlab COMMAND [OPTIONS]\n", markup=False)
-    console.print("A lab for recommenders: simulated users, slate agents and off-policy evaluation.\n")
+    console.print("A lab for recommenders: simulated users, slate agents, off-policy evaluation, uplift.\n")
     table = Table(box=rich.box.SIMPLE, show_header=False, pad_edge=False)
     for name, command in COMMANDS.items():
         table.add_row(f"[bold]{name}[/bold]", command.about)

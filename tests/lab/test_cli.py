@@ -52,7 +52,7 @@ def test_every_option_is_explained() -> None:
         done = ran("-m", "simlab", name, "--help")
         assert done.returncode == 0
         options = [line for line in done.stdout.splitlines() if line.startswith("│ ") and "--" in line[:6]]
-        positional = {f for f in kind.__dataclass_fields__ if f in ("log", "more", "kind")}
+        positional = {f for f in kind.__dataclass_fields__ if f in ("log", "more", "kind", "data")}
         named = [f for f in kind.__dataclass_fields__ if f not in positional]
         stated = [f for f in named if f"--{f.replace('_', '-')}" in done.stdout]
         assert stated == named
