@@ -135,6 +135,15 @@ def tabular(
         BadInput: for an item that is no column, a propensity that is no probability, and for a target whose
             row does not sum to one, with the row and the sum.
     """
+    for name, column in (("reward", reward), ("propensity", propensity), ("target", target)):
+        if len(column) != len(item):
+            raise BadInput(f"{name} has {len(column)} rows, but item has {len(item)}")
+    if q is not None and q.shape != target.shape:
+        raise BadInput(f"q is a table of {tuple(q.shape)}, but the target is one of {tuple(target.shape)}")
+    for name, values in (("reward", reward), ("q", q)):
+        if values is not None and not bool(values.isfinite().all()):
+            row = int((~values.isfinite()).nonzero()[0, 0])
+            raise BadInput(f"{name}, row {row}: the value is missing or not finite")
     _check_table(item, propensity, target)
     chance = target.double().gather(1, item.unsqueeze(1)).squeeze(1)
     weight = _chance(chance, len(item)) / propensity.double()

@@ -274,15 +274,24 @@ class CrossValidation:
             row = lot.candidate(index, scores)
             total = row.variance + noise
             size = min(max(int(n * row.variance / total), 1), n - 1) if total > 0 else n // 2
-            losses = np.array([self._loss(scores, middle, order, size) for order in orders])
-            luck = float(losses.std(ddof=1)) / math.sqrt(self.splits) if self.one_standard_error else 0.0
+            every = np.array([self._loss(scores, middle, order, size) for order in orders])
+            losses = every[np.isfinite(every)]
+            if len(losses) < 2:
+                raise BadInput(
+                    f"{lot.labels[index]}: of {self.splits} splits {len(losses)} have weight in both parts; "
+                    "give more splits, or tune by slope"
+                )
+            luck = float(losses.std(ddof=1)) / math.sqrt(len(losses)) if self.one_standard_error else 0.0
             rows.append(replace(row, loss=float(losses.mean()) + luck))
         return Choice(tuple(rows), _smallest(rows))
 
     @staticmethod
     def _loss(scores: Scores, middle: Scores, order: Int[Tensor, " round"], size: int) -> float:
         order = order.to(scores[0].numerator.device)
-        return (value(picked(scores, order[:size])) - value(picked(middle, order[size:]))) ** 2
+        train, held = picked(scores, order[:size]), picked(middle, order[size:])
+        if any(float(s.denominator.sum()) == 0 for s in (*train, *held)):
+            return math.nan  # a ratio has no value on a part without any weight: such a split says nothing
+        return (value(train) - value(held)) ** 2
 
 
 def minus(a: Scores, b: Scores) -> Scores:

@@ -528,3 +528,14 @@ def test_cross_fitting_takes_the_luck_of_the_choice_out(which: str) -> None:
     assert cross.own > found["least biased"].own - 0.06
     if which == "DRos":
         assert same.noise > 1.3  # chosen and scored on the same rows, the error is half as large again
+
+
+def test_cross_validation_leaves_out_splits_without_weight() -> None:
+    """A sure target matches a tenth of the rows, and small parts may hold none of them."""
+    for number in range(5):
+        luck = torch.Generator().manual_seed(number)
+        match = torch.rand(1000, generator=luck) < 0.1
+        reward = (torch.rand(1000, generator=luck) < 0.95).double()
+        data = Rounds(reward, 10 * match.double())
+        found = tune((SNIPS(), IPS()), data, "cv", crossfit=False)
+        assert found.chosen == SNIPS()

@@ -65,7 +65,7 @@ FROM_ZERO = {
         f"{n}.past"
         for n in ("mf", "bpr", "gmf", "mlp", "neumf", "fm", "nfm", "wide_deep", "deepfm", "xdeepfm")
     ),
-    *(f"{n}.past" for n in ("dcn_v2", "din", "dien", "lightgcn", "two_tower", "youtube_dnn")),
+    *(f"{n}.past" for n in ("bilinear", "dcn_v2", "din", "dien", "lightgcn", "two_tower", "youtube_dnn")),
     *(f"{n}.past" for n in ("shared_bottom", "soft_sharing", "esmm", "mmoe")),
     *("dcn_v2.experts", "wide_deep.crosses", "lightgcn.edges", "user_knn.kept"),
 }
