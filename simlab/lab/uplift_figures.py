@@ -67,7 +67,7 @@ def return_curve(arm: Arm, level: float, cost: float) -> go.Figure:
         figure,
         "Incremental return",
         "share treated, best first",
-        "value of what is gained less cost, a row",
+        "return a row",
         f"Return of treating the top share by {arm.judged[0].name}, a row of the population, at a cost of "
         f"{number(cost)} a treated row, with a pointwise {level:.0%} band. It is greatest, "
         f"{number(r.net[at])}, at {r.share[at]:.0%}; the greatest of many looks a little better than it is.",
@@ -133,6 +133,7 @@ def group_plot(arm: Arm, level: float) -> go.Figure:
             ),
         ]
     )
+    figure.update_xaxes(dtick=1 if many <= 20 else None)
     figure.add_hline(y=groups.average, line={"color": COLOURS[6], "dash": "dash"})
     top, bottom = groups.effect[-1], groups.effect[0]
     name = "decile" if many == 10 else "group"

@@ -61,9 +61,10 @@ _TABLE = (
 
 _DRIVERS = (
     "Importance is permutation importance of the best learner's effect, fitted on all rows: the share "
-    "of the effect's variance that a feature takes part in, where features are independent. It says "
-    "what the learner uses. The contrast says it without the learner: the mean doubly robust score of "
-    "rows above the feature's median (with 1, where it is 0 or 1) less that of the others."
+    "of the effect's variance that a feature takes part in, where features are independent (else it may "
+    "pass 1). It says what the learner uses. The contrast says it without the learner: the mean doubly "
+    "robust score of rows above the feature's median (with 1, where it is 0 or 1) less that of the "
+    "others."
 )
 
 
@@ -76,7 +77,7 @@ def print_result(result: Result, folder: Path) -> None:
 
     console = Console(highlight=False)
     for arm in result.arms:
-        table = Table(box=rich.box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+        table = Table(box=rich.box.SIMPLE_HEAD, pad_edge=False, padding=0)
         table.add_column("learner", no_wrap=True)
         for title in _SCREEN:
             table.add_column(title, justify="right", no_wrap=True)
@@ -190,28 +191,21 @@ def _autocs(frame: pd.DataFrame, level: str) -> "go.Figure":
 
 def _shown(frame: pd.DataFrame) -> pd.DataFrame:
     """Return the table of the page, with words for columns."""
-    words = {
-        "learner": "learner",
-        "ate": "ATE",
-        "ate_stderr": "± se",
-        "autoc": "AUTOC",
-        "autoc_low": "low",
-        "autoc_high": "high",
-        "behind": "behind",
-        "behind_low": "behind, low",
-        "behind_high": "behind, high",
-        "qini": "Qini",
-        "qini_low": "Qini, low",
-        "qini_high": "Qini, high",
-        "auuc": "AUUC",
-        "auuc_low": "AUUC, low",
-        "auuc_high": "AUUC, high",
-        "uplift_at_30": "uplift at 30 %",
-        "slope": "slope",
-        "slope_stderr": "slope ± se",
-        "root_pehe": "√PEHE",
-    }
-    return frame[[c for c in words if c in frame]].rename(columns=words)
+    shown: dict[str, Any] = {"learner": frame["learner"], "ATE": frame["ate"], "± se": frame["ate_stderr"]}
+    for name, word in (
+        ("autoc", "AUTOC"),
+        ("behind", "behind"),
+        ("qini", "Qini"),
+        ("auuc", "AUUC"),
+        ("uplift_at_30", "uplift at 30 %"),
+        ("slope", "slope"),
+        ("root_pehe", "√PEHE"),
+    ):
+        if name in frame:
+            ends = zip(frame[f"{name}_low"], frame[f"{name}_high"], strict=True)
+            shown[word] = frame[name]
+            shown[f"{word}, interval"] = [f"{number(a, 3)} … {number(b, 3)}" for a, b in ends]
+    return pd.DataFrame(shown)
 
 
 def _groups(arm: Arm, level: float) -> pd.DataFrame:
