@@ -124,7 +124,11 @@ def scored(task: Task, batch: pa.RecordBatch, first: int) -> Tally | None:
                 weights[key] = _overlap(data, estimator.leans)
     flat = tuple(score for each in scores for score in each)
     assert rows is not None
-    sums = ScoreSums.of(flat, rows=rows, buckets=task.buckets, seed=task.seed)
+    try:
+        sums = ScoreSums.of(flat, rows=rows, buckets=task.buckets, seed=task.seed)
+    except BadInput:
+        _refuse(task, scores)  # names the estimator, which sums do not know
+        raise
     if not bool(sums.sums.isfinite().all()):
         _refuse(task, scores)
     return Tally(sums, tuple(len(each) for each in scores), weights, steps)
