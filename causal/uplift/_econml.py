@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
-from numpy.typing import NDArray
-from sklearn.base import BaseEstimator, RegressorMixin, clone, is_classifier
+from sklearn.base import clone, is_classifier
 from sklearn.model_selection import GroupKFold, KFold, StratifiedKFold
 
 from causal.targeting.scores import aipw, average
+from causal.uplift._nuisance import ChanceAsNumber, KnownChance, weighable, without
 from causal.uplift.contract import Array, Average, Trial, UpliftLearner
 from simlab.errors import BadInput
 from simlab.seeds import Seed
@@ -22,7 +22,7 @@ def outcome_of(model: Any, seed: int) -> Any:
         from sklearn.ensemble import HistGradientBoostingRegressor
 
         model = HistGradientBoostingRegressor(max_iter=100, max_leaf_nodes=15, learning_rate=0.05)
-    return seeded(model, seed)
+    return seeded(weighable(model), seed)
 
 
 def chance_of(model: Any, seed: int) -> Any:
@@ -33,7 +33,7 @@ def chance_of(model: Any, seed: int) -> Any:
         from sklearn.preprocessing import StandardScaler
 
         model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
-    return seeded(model, seed)
+    return seeded(weighable(model), seed)
 
 
 def seeded(model: Any, seed: int) -> Any:
@@ -44,44 +44,23 @@ def seeded(model: Any, seed: int) -> Any:
     return made
 
 
-class ChanceAsNumber(RegressorMixin, BaseEstimator):  # type: ignore[misc]
-    """A classifier of outcomes 0 and 1 as a regressor: it predicts the chance of 1.
-
-    Args:
-        classifier: any scikit-learn classifier.
-    """
-
-    def __init__(self, classifier: Any) -> None:
-        self.classifier = classifier
-
-    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> "ChanceAsNumber":
-        """Fit a clone."""
-        more = {} if sample_weight is None else {"sample_weight": sample_weight}
-        self.fitted_ = clone(self.classifier).fit(X, y, **more)
-        return self
-
-    def predict(self, X: Any) -> NDArray[np.float64]:
-        """Return P(y = 1); 0 where all outcomes were 0."""
-        found = self.fitted_.predict_proba(X)
-        where = list(self.fitted_.classes_).index(1) if 1 in self.fitted_.classes_ else None
-        out: NDArray[np.float64] = np.zeros(len(found)) if where is None else found[:, where]
-        return out
-
-
 class EconMLLearner(UpliftLearner):
     """A learner that EconML fits: write `_make`.
 
     Args:
         outcome_model: of the outcome given features (and arm): any scikit-learn model or
             `simlab.adapters.nuisance.RankerRegressor` or `RankerClassifier`; a classifier for 0 and 1.
-        propensity_model: of the arm given features; a classifier. Where the trial knows its chances, the
-            standard error of the average effect uses those.
+        propensity_model: of the arm given features; a classifier. By default the trial's known chances, and
+            logistic regression where it knows none.
         folds: of cross-fitting.
         random_state: seed of folds and models.
     """
 
     weights = True
     """Whether the learner of EconML takes weights."""
+
+    chances = False
+    """Whether known chances are columns that only the propensity's model sees (EconML's `W`)."""
 
     def __init__(
         self,
@@ -107,7 +86,13 @@ class EconMLLearner(UpliftLearner):
             more["sample_weight"] = trial.weight
         if trial.user is not None:
             more["groups"] = trial.user
+        if self._knows(trial):
+            more["W"] = trial.propensity
         return more
+
+    def _knows(self, trial: Trial) -> bool:
+        """Tell whether known chances are used."""
+        return self.chances and trial.propensity is not None and self.propensity_model is None
 
     def _fit(self, trial: Trial) -> None:
         if trial.weight is not None and not self.weights:
@@ -153,10 +138,20 @@ class EconMLLearner(UpliftLearner):
         kind = StratifiedKFold if least >= self.folds else KFold
         return kind(self.folds, shuffle=True, random_state=self.random_state)
 
-    def _outcome(self, number: bool = False) -> Any:
-        """Return the outcome model; a classifier as a regressor where EconML wants numbers."""
+    def _outcome(self, trial: Trial, number: bool = False) -> Any:
+        """Return the outcome model, blind to known chances; a classifier as a regressor for a number."""
         made = outcome_of(self.outcome_model, self.random_state)
+        if self._knows(trial):
+            made = without(made, trial.x.shape[1], len(trial.arms))
         return ChanceAsNumber(made) if number and is_classifier(made) else made
+
+    def _propensity(self, trial: Trial) -> Any:
+        """Return the model of the arm, or what tells the known chances."""
+        return (
+            KnownChance(len(trial.arms))
+            if self._knows(trial)
+            else chance_of(self.propensity_model, self.random_state)
+        )
 
     def _sorts(self, trial: Trial) -> bool:
         """Tell whether the outcome model is a classifier, and refuse one for other outcomes than 0 and 1."""

@@ -4,20 +4,27 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from causal.uplift._econml import EconMLLearner, chance_of
+from causal.targeting.scores import aipw, average
+from causal.uplift._econml import EconMLLearner
 from causal.uplift.contract import Average, Trial
+from simlab.seeds import Seed
 
 
 class CausalForest(EconMLLearner):
     """τ(x) by a generalised random forest of residuals on residuals, cross-fitted; honest trees.
 
-    EconML's `CausalForestDML`. The average effect is its doubly robust one (`drate`).
+    EconML's `CausalForestDML`. The average effect of two arms is its doubly robust one (`drate`). With
+    several arms that one is wrong in EconML 0.17: residuals are divided by each arm's variance, and not by
+    the arms' covariance, and the standard error by the root of rows times arms, so it is √2 too small for
+    two treated arms. There, and with weights or users, the average effect is the mean of cross-fitted doubly
+    robust scores (`causal/targeting/scores.py`).
 
     Source: Athey, Tibshirani and Wager (2019), "Generalized random forests", Annals of Statistics.
 
     Args:
         outcome_model: of the outcome given features, without the arm.
-        propensity_model: of the arm.
+        propensity_model: of the arm; by default the trial's known chances, and logistic regression where it
+            knows none.
         trees: of the forest; a multiple of 4.
         leaf: rows of a leaf, at least.
         folds: of cross-fitting.
@@ -26,6 +33,7 @@ class CausalForest(EconMLLearner):
 
     name: ClassVar[str] = "causal forest"
     intervals: ClassVar[bool] = True
+    chances = True
 
     def __init__(
         self,
@@ -45,8 +53,8 @@ class CausalForest(EconMLLearner):
         from econml.dml import CausalForestDML
 
         return CausalForestDML(
-            model_y=self._outcome(),
-            model_t=chance_of(self.propensity_model, self.random_state),
+            model_y=self._outcome(trial),
+            model_t=self._propensity(trial),
             discrete_treatment=True,
             discrete_outcome=self._sorts(trial),
             cv=self._splits(trial),
@@ -57,8 +65,10 @@ class CausalForest(EconMLLearner):
         )
 
     def _ate(self) -> Average:
-        if self._trial.weight is not None or self._trial.user is not None:
-            return super()._ate()
+        trial = self._trial
+        if trial.weight is not None or trial.user is not None or len(trial.arms) > 2:
+            models = self.outcome_model, self.propensity_model
+            return average(aipw(trial, *models, max(self.folds, 2), Seed(self.random_state)), trial)
         value, error = np.ravel(self.model_.ate_), np.ravel(self.model_.ate_stderr_)
         how = "EconML's doubly robust average effect"
         return Average(tuple(map(float, value)), tuple(map(float, error)), self.arms_[1:], how)

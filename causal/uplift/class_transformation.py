@@ -4,13 +4,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Float, Int
-from sklearn.base import clone, is_classifier
-from sklearn.pipeline import Pipeline
-from sklearn.utils.validation import has_fit_parameter
+from sklearn.base import is_classifier
+from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 
 from causal.targeting.scores import nuisances
-from causal.uplift._econml import outcome_of
+from causal.uplift._econml import seeded
 from causal.uplift._influence import average, scores
+from causal.uplift._nuisance import Nuisance
 from causal.uplift._rows import counted
 from causal.uplift.contract import Array, Average, Trial, UpliftLearner
 from simlab.errors import BadInput
@@ -83,7 +83,7 @@ class ClassTransformation(UpliftLearner):
 
     def _fit(self, trial: Trial) -> None:
         trial = counted(trial)
-        model = outcome_of(self._model(trial), self.random_state)
+        model = seeded(self._model(trial), self.random_state)
         chance = self._chance(trial)
         own = chance[np.arange(len(trial)), trial.arm]
         weight = np.ones(len(trial)) if trial.weight is None else trial.weight
@@ -114,11 +114,10 @@ class ClassTransformation(UpliftLearner):
         return found if self._knows(trial) else np.maximum(found, self.clip)
 
     def _model(self, trial: Trial) -> Any:
-        if self.effect_model is None and trial.binary:
-            from sklearn.ensemble import HistGradientBoostingClassifier
-
-            return HistGradientBoostingClassifier(max_iter=100, max_leaf_nodes=15, learning_rate=0.05)
-        if self.effect_model is not None and is_classifier(self.effect_model) and not trial.binary:
+        if self.effect_model is None:
+            kind = HistGradientBoostingClassifier if trial.binary else HistGradientBoostingRegressor
+            return kind(max_iter=100, max_leaf_nodes=15, learning_rate=0.05)
+        if is_classifier(self.effect_model) and not trial.binary:
             row = int(np.flatnonzero(~np.isin(trial.y, (0, 1)))[0])
             what = f"column outcome, row {row}: {trial.y[row]:g}"
             raise BadInput(f"{what}, but a classifier needs 0 or 1; give a regressor")
@@ -148,17 +147,10 @@ def _transformed(trial: Trial, arm: int, own: Float[Array, " round"]) -> Targets
 
 
 def _fitted(model: Any, x: Float[Array, "some feat"], target: Array, weight: Float[Array, " some"]) -> Any:
-    """Return a fitted clone, or the one value that there is."""
+    """Return a fitted model, or the one value that there is."""
     if (target == target[0]).all():
         return float(2 * target[0] - 1) if is_classifier(model) else float(target[0])
-    made = clone(model)
-    if (weight == weight[0]).all():
-        return made.fit(x, target)
-    last = made.steps[-1][1] if isinstance(made, Pipeline) else made
-    if not has_fit_parameter(last, "sample_weight"):
-        raise BadInput(f"effect_model {type(last).__name__} takes no weights, and rows count unequally here")
-    key = f"{made.steps[-1][0]}__sample_weight" if isinstance(made, Pipeline) else "sample_weight"
-    return made.fit(x, target, **{key: weight})
+    return Nuisance(model).fit(x, target, None if (weight == weight[0]).all() else weight)
 
 
 def _said(model: Any, x: Float[Array, "round feat"]) -> Float[Array, " round"]:

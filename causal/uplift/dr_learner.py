@@ -2,7 +2,7 @@
 
 from typing import Any, ClassVar
 
-from causal.uplift._econml import EconMLLearner, chance_of, outcome_of
+from causal.uplift._econml import EconMLLearner, outcome_of
 from causal.uplift.contract import Trial
 
 
@@ -16,13 +16,15 @@ class DRLearner(EconMLLearner):
 
     Args:
         outcome_model: of the outcome given features and arm.
-        propensity_model: of the arm.
+        propensity_model: of the arm; by default the trial's known chances, and logistic regression where it
+            knows none.
         effect_model: of τ, any regressor; gradient boosting by default.
         folds: of cross-fitting.
         random_state: seed of folds and models.
     """
 
     name: ClassVar[str] = "DR-learner"
+    chances = True
 
     def __init__(
         self,
@@ -40,8 +42,8 @@ class DRLearner(EconMLLearner):
         from econml.dr import DRLearner as Learner
 
         return Learner(
-            model_regression=self._outcome(),
-            model_propensity=chance_of(self.propensity_model, self.random_state),
+            model_regression=self._outcome(trial),
+            model_propensity=self._propensity(trial),
             model_final=outcome_of(self.effect_model, self.random_state),
             discrete_outcome=self._sorts(trial),
             cv=self._splits(trial),

@@ -2,7 +2,7 @@
 
 from typing import Any, ClassVar
 
-from causal.uplift._econml import EconMLLearner, chance_of, inferred
+from causal.uplift._econml import EconMLLearner, inferred
 from causal.uplift.contract import Average, Trial
 
 
@@ -16,20 +16,22 @@ class LinearDML(EconMLLearner):
 
     Args:
         outcome_model: of the outcome given features, without the arm.
-        propensity_model: of the arm.
+        propensity_model: of the arm; by default the trial's known chances, and logistic regression where it
+            knows none.
         folds: of cross-fitting.
         random_state: seed of folds and models.
     """
 
     name: ClassVar[str] = "linear DML"
     intervals: ClassVar[bool] = True
+    chances = True
 
     def _make(self, trial: Trial) -> Any:
         from econml.dml import LinearDML as Learner
 
         return Learner(
-            model_y=self._outcome(),
-            model_t=chance_of(self.propensity_model, self.random_state),
+            model_y=self._outcome(trial),
+            model_t=self._propensity(trial),
             discrete_treatment=True,
             discrete_outcome=self._sorts(trial),
             cv=self._splits(trial),

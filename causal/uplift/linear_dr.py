@@ -2,7 +2,7 @@
 
 from typing import Any, ClassVar
 
-from causal.uplift._econml import EconMLLearner, chance_of, inferred
+from causal.uplift._econml import EconMLLearner, inferred
 from causal.uplift.contract import Average, Trial
 
 
@@ -17,20 +17,22 @@ class LinearDR(EconMLLearner):
 
     Args:
         outcome_model: of the outcome given features and arm.
-        propensity_model: of the arm.
+        propensity_model: of the arm; by default the trial's known chances, and logistic regression where it
+            knows none.
         folds: of cross-fitting.
         random_state: seed of folds and models.
     """
 
     name: ClassVar[str] = "linear DR"
     intervals: ClassVar[bool] = True
+    chances = True
 
     def _make(self, trial: Trial) -> Any:
         from econml.dr import LinearDRLearner
 
         return LinearDRLearner(
-            model_regression=self._outcome(),
-            model_propensity=chance_of(self.propensity_model, self.random_state),
+            model_regression=self._outcome(trial),
+            model_propensity=self._propensity(trial),
             discrete_outcome=self._sorts(trial),
             cv=self._splits(trial),
             random_state=self.random_state,

@@ -2,7 +2,7 @@
 
 from typing import Any, ClassVar
 
-from causal.uplift._econml import EconMLLearner, chance_of, outcome_of
+from causal.uplift._econml import EconMLLearner, outcome_of
 from causal.uplift.contract import Trial
 
 
@@ -15,7 +15,8 @@ class RLearner(EconMLLearner):
 
     Args:
         outcome_model: of the outcome given features, without the arm.
-        propensity_model: of the arm.
+        propensity_model: of the arm; by default the trial's known chances, and logistic regression where it
+            knows none.
         effect_model: of τ, a regressor that takes weights; gradient boosting by default.
         folds: of cross-fitting.
         random_state: seed of folds and models.
@@ -23,6 +24,7 @@ class RLearner(EconMLLearner):
 
     name: ClassVar[str] = "R-learner"
     several: ClassVar[bool] = False
+    chances = True
 
     def __init__(
         self,
@@ -40,8 +42,8 @@ class RLearner(EconMLLearner):
         from econml.dml import NonParamDML
 
         return NonParamDML(
-            model_y=self._outcome(),
-            model_t=chance_of(self.propensity_model, self.random_state),
+            model_y=self._outcome(trial),
+            model_t=self._propensity(trial),
             model_final=outcome_of(self.effect_model, self.random_state),
             discrete_treatment=True,
             discrete_outcome=self._sorts(trial),

@@ -29,7 +29,7 @@ class SLearner(EconMLLearner):
         from econml.metalearners import SLearner as Learner
 
         self._sorts(trial)
-        return Learner(overall_model=self._outcome(number=True))
+        return Learner(overall_model=self._outcome(trial, number=True))
 
     def _given(self, trial: Trial) -> dict[str, Any]:
         return {}

@@ -29,7 +29,7 @@ class TLearner(EconMLLearner):
         from econml.metalearners import TLearner as Learner
 
         self._sorts(trial)
-        return Learner(models=self._outcome(number=True))
+        return Learner(models=self._outcome(trial, number=True))
 
     def _given(self, trial: Trial) -> dict[str, Any]:
         return {}

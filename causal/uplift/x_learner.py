@@ -2,9 +2,11 @@
 
 from typing import Any, ClassVar
 
+import numpy as np
 from sklearn.base import is_classifier
 
 from causal.uplift._econml import EconMLLearner, chance_of, outcome_of
+from causal.uplift._nuisance import OneChance
 from causal.uplift.contract import Trial
 
 
@@ -18,7 +20,9 @@ class XLearner(EconMLLearner):
 
     Args:
         outcome_model: of the outcome given features; gradient boosting by default.
-        propensity_model: of the arm; logistic regression by default.
+        propensity_model: of the arm. By default the trial's known chances where they are the same in all
+            rows; chances that differ by row would not be known of rows to come, so they are learned, by
+            logistic regression, as where none is known.
         effect_model: of imputed effects, a regressor; the outcome model, or gradient boosting where that is a
             classifier.
         folds: only for the standard error of the average effect.
@@ -48,10 +52,16 @@ class XLearner(EconMLLearner):
         if second is None and self.outcome_model is not None and not is_classifier(self.outcome_model):
             second = self.outcome_model
         return Learner(
-            models=self._outcome(number=True),
+            models=self._outcome(trial, number=True),
             cate_models=outcome_of(second, self.random_state),
-            propensity_model=chance_of(self.propensity_model, self.random_state),
+            propensity_model=self._weight_model(trial),
         )
+
+    def _weight_model(self, trial: Trial) -> Any:
+        known = trial.propensity
+        if known is not None and self.propensity_model is None and np.ptp(known, axis=0).max() < 1e-9:
+            return OneChance(tuple(known[0].tolist()))
+        return chance_of(self.propensity_model, self.random_state)
 
     def _given(self, trial: Trial) -> dict[str, Any]:
         return {}
