@@ -10,6 +10,8 @@ class DRLearner(EconMLLearner):
     """τ is the regression of ŷ_a - ŷ_0 on x, with ŷ_a = μ_a(x) + 1[arm = a] (y - μ_a(x)) / e_a(x).
 
     μ and e are cross-fitted. Right when either the outcomes or the propensities are. EconML's `DRLearner`.
+    Chances below .01 count as .01, as in `causal.targeting.scores.aipw`: EconML's own bound is 1e-6, and a
+    few rows whose chances a model puts too near 0 would then rule the mean.
 
     Source: Kennedy (2023), "Towards optimal doubly robust estimation of heterogeneous causal effects",
     Electronic Journal of Statistics; Foster and Syrgkanis (2023), "Orthogonal statistical learning".
@@ -47,5 +49,6 @@ class DRLearner(EconMLLearner):
             model_final=outcome_of(self.effect_model, self.random_state),
             discrete_outcome=self._sorts(trial),
             cv=self._splits(trial),
+            min_propensity=0.01,
             random_state=self.random_state,
         )

@@ -11,6 +11,7 @@ class LinearDR(EconMLLearner):
 
     Where the effect is not linear it is the best linear view of it, and intervals are of that. EconML's
     `LinearDRLearner`; standard errors are robust to unequal spreads, and treat rows as independent.
+    Chances below .01 count as .01, as in the DR-learner.
 
     Source: Semenova and Chernozhukov (2021), "Debiased machine learning of conditional average treatment
     effects and other causal functions", Econometrics Journal.
@@ -35,6 +36,7 @@ class LinearDR(EconMLLearner):
             model_propensity=self._propensity(trial),
             discrete_outcome=self._sorts(trial),
             cv=self._splits(trial),
+            min_propensity=0.01,
             random_state=self.random_state,
         )
 
