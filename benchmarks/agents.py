@@ -108,7 +108,8 @@ def by_hand(steps: int, device: str, envs: int = 1024, horizon: int = 25) -> flo
         for _ in range(horizon):
             context = world.observe(state)
             with torch.no_grad():
-                logits, future, slot = network(context)
+                choice, future, slot = network(context)
+                logits = choice.logits
                 columns = gumbel_top_k(logits, SLOTS, luck)
                 chance = slot_log_probs(logits, columns, entropy=None)[0]
             state, response = world.step(state, columns, seed)
@@ -133,8 +134,8 @@ def by_hand(steps: int, device: str, envs: int = 1024, horizon: int = 25) -> flo
                 users = torch.zeros_like(batch)
                 context = Context.of(users, ITEMS, features=features[batch])
                 shown, old, own, gained, goal = (x[batch] for x in flat)
-                logits, future, slot = network(context)
-                now, entropy = slot_log_probs(logits, shown)
+                choice, future, slot = network(context)
+                now, entropy = slot_log_probs(choice.logits, shown)
                 share = (own - slot.detach()) + (gained - (own - slot.detach()).sum(1)).unsqueeze(1)
                 share = (share - share.mean()) / (share.std() + 1e-8)
                 ratio = (now - old).exp()

@@ -15,9 +15,7 @@ from agents.core.algorithm import known_seed, linear, same_names, with_catalog
 from agents.core.on_policy import Nothing, SlateOnPolicy
 from agents.core.policy import SlateActorCriticPolicy
 from agents.core.rows import slots_of
-from agents.maths.plackett_luce import slot_log_probs
 from agents.maths.policy_gradient import per_slot_advantage
-from simlab.slates.contract import masked
 
 
 class SlateA2C(SlateOnPolicy, A2C):
@@ -137,11 +135,8 @@ class SlateA2C(SlateOnPolicy, A2C):
         self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
         rollout = self.rollout
-        logits, future, slot = self.network(rollout.context)
-        logits = masked(logits, rollout.context.mask)
-        log_prob, entropy = slot_log_probs(
-            logits, rollout.columns, entropy="slots" if self.ent_coef else None
-        )
+        choice, future, slot = self.network(rollout.context)
+        log_prob, entropy = choice.log_probs(rollout.columns, entropy="slots" if self.ent_coef else None)
         if self.per_slot:
             advantage = per_slot_advantage(rollout.advantage, rollout.earned, slot.detach())
         else:

@@ -15,10 +15,8 @@ from agents.core.algorithm import known_seed, linear, same_names, with_catalog
 from agents.core.on_policy import Nothing, Rollout, SlateOnPolicy
 from agents.core.policy import SlateActorCriticPolicy
 from agents.core.rows import slots_of
-from agents.maths.plackett_luce import slot_log_probs
 from agents.maths.policy_gradient import per_slot_advantage, ppo_loss
 from simlab.errors import BadInput
-from simlab.slates.contract import masked
 
 
 class SlatePPO(SlateOnPolicy, PPO):
@@ -198,9 +196,8 @@ class SlatePPO(SlateOnPolicy, PPO):
 
     def _loss(self, batch: Rollout) -> tuple[Float[Tensor, ""], Float[Tensor, " figure"]]:
         """Return the loss of a batch, and six figures about it."""
-        logits, future, slot = self.network(batch.context)
-        logits = masked(logits, batch.context.mask)
-        log_prob, entropy = slot_log_probs(logits, batch.columns, entropy="slots" if self.ent_coef else None)
+        choice, future, slot = self.network(batch.context)
+        log_prob, entropy = choice.log_probs(batch.columns, entropy="slots" if self.ent_coef else None)
         old = batch.log_prob
         if self.per_slot:
             advantage = per_slot_advantage(batch.advantage, batch.earned, self._baseline(batch, slot))

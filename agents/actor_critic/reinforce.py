@@ -12,14 +12,13 @@ from torch.nn import functional
 
 from agents.core.agent import SlateAgent
 from agents.core.algorithm import known_seed, linear, same_names, with_catalog
+from agents.core.choice import Choice
 from agents.core.on_policy import Nothing, Rollout, SlateOnPolicy
 from agents.core.policy import SlateActorCriticPolicy
 from agents.core.rows import WorldRows, slots_of
-from agents.maths.plackett_luce import slot_log_probs
 from agents.maths.policy_gradient import per_slot_advantage, to_go_advantage, top_k_off_policy_loss
 from simlab.context import Context
 from simlab.errors import BadInput, nearest
-from simlab.slates.contract import masked
 
 CREDITS = ("slate", "to_go", "slot", "top_k")
 """What a slot answers for: all of the slate, itself and the slots below, itself, or see `top_k`."""
@@ -156,6 +155,8 @@ class SlateReinforce(SlateOnPolicy):
         self.policy_kwargs = {"network_seed": int(self.seed or 0), **self.policy_kwargs}
         self.policy_kwargs["slot_values"] = slot_values
         super()._setup_model()
+        if self.credit == "top_k" and self.network.steps is not None:
+            raise BadInput('credit "top_k" draws each item on its own, so it takes no groups')
 
     def begin(self, past: int) -> Any:
         """Return the batch of users that is being learned from."""
@@ -164,13 +165,11 @@ class SlateReinforce(SlateOnPolicy):
             rows.repeats = self.credit == "top_k"
         return rows
 
-    def draw(
-        self, logits: Float[Tensor, "user cand"]
-    ) -> tuple[Int[Tensor, "user slot"], Float[Tensor, "user slot"]]:
+    def draw(self, choice: Choice) -> tuple[Int[Tensor, "user slot"], Float[Tensor, "user slot"]]:
         """Return slates and each slot's log-probability; with "top_k" draws with replacement."""
         if self.credit != "top_k":
-            return super().draw(logits)
-        chance = logits.log_softmax(1)
+            return super().draw(choice)
+        chance = choice.logits.log_softmax(1)
         columns = chance.exp().multinomial(self.policy.slots, replacement=True, generator=self.luck)
         return columns, chance.gather(1, columns)
 
@@ -181,8 +180,8 @@ class SlateReinforce(SlateOnPolicy):
         self._update_learning_rate(self.policy.optimizer)
         rollout, figures = self.rollout, {}
         for _ in range(self.n_epochs):
-            logits, future, slot = self.network(rollout.context)
-            actor, entropy = self._actor_loss(masked(logits, rollout.context.mask), rollout, slot.detach())
+            choice, future, slot = self.network(rollout.context)
+            actor, entropy = self._actor_loss(choice, rollout, slot.detach())
             per_slot = self.network.slot is not None
             later = rollout.returns - rollout.earned.sum(1) if per_slot else rollout.returns
             figures = {
@@ -204,14 +203,12 @@ class SlateReinforce(SlateOnPolicy):
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
 
     def _actor_loss(
-        self, logits: Float[Tensor, "row cand"], rollout: Rollout, baseline: Float[Tensor, "row slot"]
+        self, choice: Choice, rollout: Rollout, baseline: Float[Tensor, "row slot"]
     ) -> tuple[Float[Tensor, " row"], Float[Tensor, " row"]]:
         """Return -min(ρ, cap) Σ_k A_k log π(a_k) of each user-step, and an entropy."""
         if self.credit == "top_k":
-            return self._top_k_loss(logits, rollout, baseline)
-        log_prob, entropy = slot_log_probs(
-            logits, rollout.columns, entropy="slots" if self.ent_coef else None
-        )
+            return self._top_k_loss(choice.logits, rollout, baseline)
+        log_prob, entropy = choice.log_probs(rollout.columns, entropy="slots" if self.ent_coef else None)
         match self.credit:
             case "slot":
                 advantage = per_slot_advantage(rollout.advantage, rollout.earned, baseline)

@@ -8,12 +8,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from agents.core.choice import Choice
 from simlab.adapters._state import ValueHead, copied, full, state_width
-from simlab.context import Catalog, Context
+from simlab.context import PAD, Catalog, Context, Field
 from simlab.errors import BadInput, nearest
 from simlab.parts import part
 from simlab.rankers.contract import Ranker, Sizes, hollow
 from simlab.seeds import Seed
+from simlab.slates.contract import masked
+from simlab.slates.grouped import STEEPEST
 
 BODIES = ("own", "shared", "detached")
 """Whose state the critics read: a copy of the ranker, or the actor's, with or without a gradient to it."""
@@ -66,12 +69,16 @@ class SlateNetwork(nn.Module):
     F is the value of all that is not earned by a slot now: the future. That V is a sum lets every slot have a
     baseline of its own, and the critics learn each part from its own target.
 
+    With groups, an item's logit falls with every item of its group above it: φ_g(n) = δ_g1(s) + … + δ_gn(s),
+    with δ a linear head on the actor's state that starts at zero (`simlab.slates.GroupedPlackettLuce`).
+
     Args:
         ranker: scores the candidates; it is used, not copied.
         slots: K.
         body: whose state the critics read: "own" (a copy of the ranker), "shared" or "detached".
         hidden: widths of the critics' layers.
         slot_values: whether there are b_k; without them V = F.
+        groups: a category of each item (the first counts); None to choose by logits alone.
         seed: of the critics' first weights.
 
     Raises:
@@ -86,6 +93,7 @@ class SlateNetwork(nn.Module):
         body: str = "own",
         hidden: tuple[int, ...] = (64,),
         slot_values: bool = True,
+        groups: Field | None = None,
         seed: Seed = Seed(0),
     ) -> None:
         super().__init__()
@@ -103,20 +111,39 @@ class SlateNetwork(nn.Module):
         width = state_width(ranker)
         self.future = ValueHead(width, hidden, seed.split("future"))
         self.slot = ValueHead(width, hidden, seed.split("slot"), outputs=slots) if slot_values else None
+        self.steps: ValueHead | None = None
+        if groups is not None and slots > 1:
+            self.n_groups = groups.size
+            self.group: Tensor
+            first = groups.values[:, 0]
+            self.register_buffer("group", first.where(first != PAD, self.n_groups))
+            count = self.n_groups * (slots - 1)
+            self.steps = ValueHead(width, (), seed.split("groups"), outputs=count)
 
-    def forward(
-        self, context: Context
-    ) -> tuple[Float[Tensor, "user cand"], Float[Tensor, " user"], Float[Tensor, "user slot"]]:
-        """Return ℓ, F and b."""
+    def forward(self, context: Context) -> tuple[Choice, Float[Tensor, " user"], Float[Tensor, "user slot"]]:
+        """Return what there is to choose from, F and b."""
         context = full(context, self.ranker.past)
         state = self.ranker.encode(context)
         future, slot = self._values(context, state)
-        return self.ranker.score(context, state), future, slot
+        return self._choice(context, state), future, slot
 
-    def logits(self, context: Context) -> Float[Tensor, "user cand"]:
-        """Return ℓ; masked candidates are scored too."""
+    def choice(self, context: Context) -> Choice:
+        """Return what there is to choose from."""
         context = full(context, self.ranker.past)
-        return self.ranker.score(context, self.ranker.encode(context))
+        return self._choice(context, self.ranker.encode(context))
+
+    def _choice(self, context: Context, state: Float[Tensor, "user dim"]) -> Choice:
+        logits = masked(self.ranker.score(context, state), context.mask)
+        if self.steps is None:
+            return Choice(logits, self.slots)
+        step: Tensor = self.steps(state)
+        rise = step.view(len(state), self.n_groups, self.slots - 1).cumsum(2)
+        # Nothing is taken off the first of a group, or from items of none.
+        penalty = nn.functional.pad(STEEPEST * torch.tanh(rise / STEEPEST), (1, 0, 0, 1))
+        shown = context.candidates
+        same = shown.stride(0) == 0 and len(shown) > 0
+        group = self.group[shown[0]].expand(len(shown), -1) if same else self.group[shown]
+        return Choice(logits, self.slots, group, penalty)
 
     def values(self, context: Context) -> Float[Tensor, " user"]:
         """Return V."""

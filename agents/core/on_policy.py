@@ -1,7 +1,7 @@
 """Roll-outs on tensors for actor-critics: what was seen, shown and earned, and the values around it."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,15 +13,15 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
 from agents.core.algorithm import SlateAlgorithm
+from agents.core.choice import Choice
 from agents.core.networks import SlateNetwork
 from agents.core.policy import SlateActorCriticPolicy
 from agents.core.rows import stacked
-from agents.maths.plackett_luce import gumbel_top_k, slot_log_probs
 from agents.maths.returns import gae
 from simlab.context import Context
 from simlab.errors import BadInput
-from simlab.slates import PlackettLuce, SlateDistribution
-from simlab.slates.contract import check_slots, masked
+from simlab.slates import SlateDistribution
+from simlab.slates.contract import check_slots
 
 
 class Nothing:
@@ -82,27 +82,24 @@ class SlateOnPolicy(SlateAlgorithm, OnPolicyAlgorithm):
         return self.policy.network
 
     def distribution(self, context: Context, slots: int) -> SlateDistribution:
-        """Return Plackett–Luce over the actor's logits."""
+        """Return Plackett–Luce over the actor's logits, with its groups if it has any."""
         self.check_fits(context)
         self.policy.set_training_mode(False)
         with torch.no_grad():
-            return PlackettLuce(self.network.logits(context), slots, context.mask)
+            check_slots(context.mask, slots)
+            return replace(self.network.choice(context), slots=slots).distribution()
 
-    def draw(
-        self, logits: Float[Tensor, "user cand"]
-    ) -> tuple[Int[Tensor, "user slot"], Float[Tensor, "user slot"]]:
+    def draw(self, choice: Choice) -> tuple[Int[Tensor, "user slot"], Float[Tensor, "user slot"]]:
         """Return slates to learn from, and the log-probability of each slot given those above it."""
-        columns = gumbel_top_k(logits, self.policy.slots, self.luck)
-        return columns, slot_log_probs(logits, columns, entropy=None)[0]
+        columns = choice.draw(self.luck)
+        return columns, choice.log_probs(columns, entropy=None)[0]
 
-    def _drawn(
-        self, logits: Float[Tensor, "user cand"]
-    ) -> tuple[Int[Tensor, "user slot"], Float[Tensor, "user slot"]]:
+    def _drawn(self, choice: Choice) -> tuple[Int[Tensor, "user slot"], Float[Tensor, "user slot"]]:
         """Return what `draw` does; stop as at a bad loss where weights that blew up left nothing to draw."""
         try:
-            return self.draw(logits)
+            return self.draw(choice)
         except (BadInput, RuntimeError):
-            if not bool((logits < torch.inf).all()):
+            if not bool((choice.logits < torch.inf).all()):
                 self.check_finite(math.nan)
             raise
 
@@ -123,8 +120,7 @@ class SlateOnPolicy(SlateAlgorithm, OnPolicyAlgorithm):
         seen, slates, chances, steps, ends = [], [], [], [], []
         for _ in range(n_rollout_steps):
             with torch.no_grad():
-                logits = masked(self.network.logits(context), context.mask)
-                columns, log_prob = self._drawn(logits)
+                columns, log_prob = self._drawn(self.network.choice(context))
             step = rows.step(columns)
             seen.append(context)
             slates.append(columns)

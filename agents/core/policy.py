@@ -10,13 +10,13 @@ from stable_baselines3.common.distributions import Distribution
 from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor, nn
 
+from agents.core.choice import Choice
 from agents.core.networks import SlateNetwork, build_ranker, known_settings
 from agents.core.rows import context_of, n_items_of, slots_of
-from agents.maths.plackett_luce import gumbel_top_k, slot_log_probs
-from simlab.context import Catalog, Context
-from simlab.errors import BadInput
+from simlab.context import Catalog, Context, Field
+from simlab.errors import BadInput, nearest
 from simlab.seeds import Seed
-from simlab.slates.contract import check_slots, masked, top
+from simlab.slates.contract import check_slots
 
 
 class PlackettLuceDistribution(Distribution):
@@ -26,13 +26,13 @@ class PlackettLuceDistribution(Distribution):
         slots: K.
 
     Attributes:
-        logits: of each candidate, -inf where masked.
+        choice: what there is to choose from.
     """
 
     def __init__(self, slots: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.slots = slots
-        self.logits = torch.zeros(0, 0)
+        self.choice = Choice(torch.zeros(0, 0), slots)
 
     def proba_distribution_net(self, *args: Any, **kwargs: Any) -> nn.Module:
         """Refuse: logits come from a ranker, not from a layer of their own.
@@ -42,39 +42,44 @@ class PlackettLuceDistribution(Distribution):
         """
         raise NotImplementedError("logits come from a ranker: use SlateActorCriticPolicy")
 
-    def proba_distribution(self, logits: Float[Tensor, "user cand"]) -> "PlackettLuceDistribution":
-        """Take logits, -inf where a candidate may not be shown."""
-        self.logits = logits
+    @property
+    def logits(self) -> Float[Tensor, "user cand"]:
+        """Of each candidate, -inf where masked."""
+        return self.choice.logits
+
+    def proba_distribution(self, choice: Choice | Float[Tensor, "user cand"]) -> "PlackettLuceDistribution":
+        """Take what there is to choose from: logits, -inf where a candidate may not be shown, or more."""
+        self.choice = choice if isinstance(choice, Choice) else Choice(choice, self.slots)
         return self
 
     def log_prob(self, actions: Tensor) -> Float[Tensor, " user"]:
         """Return log P(slate)."""
-        return slot_log_probs(self.logits, self._columns(actions), entropy=None)[0].sum(1)
+        return self.choice.log_probs(self._columns(actions), entropy=None)[0].sum(1)
 
     def entropy(self) -> Float[Tensor, " user"]:
         """Return the sum of the slots' entropies along one drawn slate: the slate's entropy on average."""
-        columns = gumbel_top_k(self.logits.detach(), self.slots)
-        return slot_log_probs(self.logits, columns, entropy="slots")[1]
+        return self.choice.log_probs(self.sample())[1]
 
     def sample(self) -> Int[Tensor, "user slot"]:
         """Draw slates of columns."""
-        return gumbel_top_k(self.logits.detach(), self.slots)
+        with torch.no_grad():
+            return self.choice.draw()
 
     def mode(self) -> Int[Tensor, "user slot"]:
         """Return the likeliest slates."""
-        return top(self.logits, self.slots)
+        return self.choice.mode()
 
     def actions_from_params(
-        self, logits: Float[Tensor, "user cand"], deterministic: bool = False
+        self, choice: Choice | Float[Tensor, "user cand"], deterministic: bool = False
     ) -> Int[Tensor, "user slot"]:
-        """Return slates for these logits."""
-        return self.proba_distribution(logits).get_actions(deterministic)
+        """Return slates for this choice."""
+        return self.proba_distribution(choice).get_actions(deterministic)
 
     def log_prob_from_params(
-        self, logits: Float[Tensor, "user cand"]
+        self, choice: Choice | Float[Tensor, "user cand"]
     ) -> tuple[Int[Tensor, "user slot"], Float[Tensor, " user"]]:
         """Return drawn slates and their log-probabilities."""
-        columns = self.actions_from_params(logits)
+        columns = self.actions_from_params(choice)
         return columns, self.log_prob(columns)
 
     def _columns(self, actions: Tensor) -> Int[Tensor, "user slot"]:
@@ -97,6 +102,8 @@ class SlateActorCriticPolicy(ActorCriticPolicy):
         body: see `SlateNetwork`.
         hidden: widths of the critics' layers.
         slot_values: whether each slot has a baseline of its own.
+        groups: a categorical field of the catalogue (by its name): an item's logit falls, by what is learned,
+            with every item of the same category above it. An item counts by its first category.
         network_seed: of the first weights.
         **stock: what every policy of stable-baselines3 takes.
 
@@ -118,6 +125,7 @@ class SlateActorCriticPolicy(ActorCriticPolicy):
         body: str = "own",
         hidden: tuple[int, ...] = (64,),
         slot_values: bool = False,
+        groups: str | None = None,
         network_seed: int = 0,
         **stock: Any,
     ) -> None:
@@ -130,11 +138,11 @@ class SlateActorCriticPolicy(ActorCriticPolicy):
             )
         if catalog is not None:
             self.n_items = catalog.n_items
-        self._made = (ranker, spec, catalog, body, hidden, slot_values, network_seed)
+        self._made = (ranker, spec, catalog, body, hidden, slot_values, groups, network_seed)
         super().__init__(observation_space, action_space, lr_schedule, **stock)
 
     def _build(self, lr_schedule: Any) -> None:
-        family, spec, catalog, body, hidden, slot_values, number = self._made
+        family, spec, catalog, body, hidden, slot_values, groups, number = self._made
         space, seed = self.observation_space, Seed(number)
         assert isinstance(space, spaces.Dict)
         width = space["features"].shape[0] if "features" in space.spaces else 0  # type: ignore[index]
@@ -145,6 +153,7 @@ class SlateActorCriticPolicy(ActorCriticPolicy):
             body=body,
             hidden=tuple(hidden),
             slot_values=slot_values,
+            groups=None if groups is None else category(catalog, groups),
             seed=seed.split("critics"),
         )
         self.action_dist = PlackettLuceDistribution(self.slots)
@@ -158,23 +167,22 @@ class SlateActorCriticPolicy(ActorCriticPolicy):
     def forward(self, obs: Any, deterministic: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         """Return actions, values [user 1] and log-probabilities [user]."""
         context = self.context(obs)
-        logits, future, slot = self.network(context)
-        found = self._over(logits, context)
+        choice, future, slot = self.network(context)
+        found = self._over(choice, context)
         columns = found.get_actions(deterministic)
         return self._action(columns), (future + slot.sum(1)).unsqueeze(1), found.log_prob(columns)
 
     def evaluate_actions(self, obs: Any, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return values [user 1], log-probabilities and entropies [user] of given slates."""
         context = self.context(obs)
-        logits, future, slot = self.network(context)
-        columns = actions.long().reshape(-1, self.slots)
-        log_prob, entropy = slot_log_probs(masked(logits, context.mask), columns, entropy="slots")
+        choice, future, slot = self.network(context)
+        log_prob, entropy = choice.log_probs(actions.long().reshape(-1, self.slots))
         return (future + slot.sum(1)).unsqueeze(1), log_prob.sum(1), entropy
 
     def get_distribution(self, obs: Any) -> Any:
         """Return the distribution over slates."""
         context = self.context(obs)
-        return self._over(self.network.logits(context), context)
+        return self._over(self.network.choice(context), context)
 
     def predict_values(self, obs: Any) -> Tensor:
         """Return values [user 1]."""
@@ -183,9 +191,24 @@ class SlateActorCriticPolicy(ActorCriticPolicy):
     def _predict(self, observation: Any, deterministic: bool = False) -> Tensor:
         return self._action(self.get_distribution(observation).get_actions(deterministic))
 
-    def _over(self, logits: Float[Tensor, "user cand"], context: Context) -> PlackettLuceDistribution:
+    def _over(self, choice: Choice, context: Context) -> PlackettLuceDistribution:
         check_slots(context.mask, self.slots)
-        return PlackettLuceDistribution(self.slots).proba_distribution(masked(logits, context.mask))
+        return PlackettLuceDistribution(self.slots).proba_distribution(choice)
 
     def _action(self, columns: Int[Tensor, "user slot"]) -> Tensor:
         return columns.squeeze(1) if isinstance(self.action_space, spaces.Discrete) else columns
+
+
+def category(catalog: Catalog | None, name: str) -> Field:
+    """Return a categorical field of the catalogue.
+
+    Raises:
+        BadInput: for a field that the catalogue does not have, with the nearest one.
+    """
+    fields = () if catalog is None else catalog.fields
+    for field in fields:
+        if field.name == name:
+            return field
+    known = [f.name for f in fields]
+    have = f"it has {', '.join(known)}{nearest(name, known)}" if known else "it has none"
+    raise BadInput(f"groups are a categorical field of the catalogue, and {name} is none of them: {have}")

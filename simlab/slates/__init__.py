@@ -2,6 +2,7 @@
 
 from simlab.slates.contract import SlateDistribution
 from simlab.slates.deterministic import Deterministic
+from simlab.slates.grouped import GroupedPlackettLuce
 from simlab.slates.mixture import Mixture
 from simlab.slates.order_statistics import OrderStatistics
 from simlab.slates.plackett_luce import PlackettLuce
@@ -10,6 +11,7 @@ from simlab.slates.uniform import Uniform
 
 __all__ = [
     "Deterministic",
+    "GroupedPlackettLuce",
     "Mixture",
     "OrderStatistics",
     "PlackettLuce",

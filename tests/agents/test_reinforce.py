@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from agents.actor_critic.reinforce import ReinforceAgent, SlateReinforce
+from agents.core.choice import Choice
 from agents.core.on_policy import Rollout
 from agents.core.rows import Step, WorldRows
 from agents.maths.plackett_luce import slot_log_probs
@@ -40,7 +41,9 @@ def gradient(credit: str, rollout: Rollout, chance: Tensor, **settings: object) 
     """Return the expected gradient of the actor's loss with respect to the logits."""
     logits = LOGITS.clone().requires_grad_()
     rows = logits.expand(len(rollout), -1)
-    loss, _ = learner(credit, **settings)._actor_loss(rows, rollout, GUESS.expand(len(rollout), -1))
+    loss, _ = learner(credit, **settings)._actor_loss(
+        Choice(rows, rollout.columns.shape[1]), rollout, GUESS.expand(len(rollout), -1)
+    )
     return torch.autograd.grad((loss * chance).sum(), logits)[0]
 
 
@@ -98,7 +101,9 @@ def test_to_go_and_slot_leave_out_what_they_say() -> None:
     }
     for credit, (one, two) in by_hand.items():
         rollout = listed(columns, log_prob, earned, advantage)
-        loss, _ = learner(credit)._actor_loss(logits, rollout, GUESS.unsqueeze(0))
+        loss, _ = learner(credit)._actor_loss(
+            Choice(logits, rollout.columns.shape[1]), rollout, GUESS.unsqueeze(0)
+        )
         torch.testing.assert_close(loss, -(one * log_prob[:, 0] + two * log_prob[:, 1]))
 
 
@@ -160,12 +165,12 @@ def test_what_is_drawn_again_leaves_its_slot_empty() -> None:
 def test_top_k_draws_with_replacement() -> None:
     """A third of the pairs repeat where one of 4 items has most of the mass; without top_k none does."""
     logits = LOGITS.float().expand(20_000, -1)
-    columns, log_prob = learner("top_k").draw(logits)
+    columns, log_prob = learner("top_k").draw(Choice(logits, 2))
     pi = LOGITS.float().softmax(0)
     same = float((columns[:, 0] == columns[:, 1]).float().mean())
     assert abs(same - float(pi.square().sum())) < 0.015  # over four standard errors
     torch.testing.assert_close(log_prob.exp(), pi[columns])
-    columns, _ = learner("slate").draw(logits)
+    columns, _ = learner("slate").draw(Choice(logits, 2))
     assert not bool((columns[:, 0] == columns[:, 1]).any())
 
 

@@ -13,8 +13,8 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.logger import Logger
 
+import agents.core.choice
 import agents.core.on_policy
-import agents.core.policy
 from agents.actor_critic.ppo import SlatePPO
 from agents.core.policy import SlateActorCriticPolicy
 from agents.core.rows import EnvRows
@@ -233,8 +233,7 @@ def one_luck(monkeypatch: pytest.MonkeyPatch) -> Callable[[], Any]:
     def draw(logits: Any, slots: int, generator: Any = None) -> Any:
         return gumbel_top_k(logits, slots, luck)
 
-    monkeypatch.setattr(agents.core.policy, "gumbel_top_k", draw)
-    monkeypatch.setattr(agents.core.on_policy, "gumbel_top_k", draw)
+    monkeypatch.setattr(agents.core.choice, "gumbel_top_k", draw)
     return lambda: torch.Generator.manual_seed(luck, 3)
 
 

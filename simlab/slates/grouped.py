@@ -1,0 +1,374 @@
+"""Plackett–Luce with a memory: what stands above makes more of its kind less (or more) likely.
+
+P(a_k = i | above) = exp(ℓ_i - φ_{g(i)}(n_{g(i)})) / Σ_{j not above} exp(ℓ_j - φ_{g(j)}(n_{g(j)})),
+
+where g(i) is the group of item i and n_g counts the items of group g above slot k. Penalties of zero give
+Plackett–Luce.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from simlab.errors import BadInput
+from simlab.seeds import Generator, Seed, uniforms
+from simlab.slates.contract import SlateDistribution, check_slots, masked, repeated
+
+FLOOR = -1e30
+"""Stands for -inf inside: zero times it is zero, not NaN."""
+LOWEST = -80.0
+"""Candidates this far below the best of the never shown have no mass (e^-80 is 2e-35)."""
+STEEPEST = 40.0
+"""The largest penalty: far from LOWEST, so that what has no mass cannot be what is left."""
+CACHE = 1 << 17
+"""Numbers of logits that are worked off together on a CPU."""
+SETS_UP_TO = 8
+"""Candidates up to which slot marginals are sums over sets; above, they are estimated."""
+DRAWS = 512
+"""Slates behind an estimate of slot marginals."""
+
+
+class GroupedPlackettLuce(SlateDistribution):
+    """Plackett–Luce over logits, less a penalty for each item of the same group above.
+
+    A slate of an independent softmax cannot avoid a third item of a topic; this one can, and it stays exact:
+    the softmax over what is left is one over groups, then one within a group, so `log_prob` costs O(cand)
+    for a whole slate. Within a group the order is Plackett–Luce, whatever stands between; so `sample` ranks
+    each group once by Gumbel noise and then draws groups. A group that is used up has no chance.
+
+    `mode` fills the slate greedily, slot by slot; with penalties that need not be the likeliest slate. Slot
+    marginals have no closed form: up to `SETS_UP_TO` candidates they are exact (sums over sets); above, they
+    are the mean of P(candidate at slot | above) over `DRAWS` slates of a fixed seed (`marginals_error`).
+
+    Source: ours. The idea of marking down what is like the items above is maximal marginal relevance
+    (Carbonell and Goldstein 1998, "The use of MMR, diversity-based reranking", SIGIR); here it is a
+    distribution whose penalties can be learned.
+
+    Args:
+        logits: any real scores; float32 or float64.
+        slots: K.
+        group: of each candidate, from 0.
+        penalty: φ_g(n) for n = 0 … K - 1 items of the group above; at most 40 in size.
+        mask: True where a candidate may be shown; all by default.
+
+    Raises:
+        BadInput: if a row has fewer candidates than slots, for a group without a penalty, or a penalty that
+            is not within ±40.
+    """
+
+    def __init__(
+        self,
+        logits: Float[Tensor, "user cand"],
+        slots: int,
+        group: Int[Tensor, "user cand"],
+        penalty: Float[Tensor, "user group slot"],
+        mask: Bool[Tensor, "user cand"] | None = None,
+    ) -> None:
+        free = torch.ones(1, 1, dtype=torch.bool).expand(1, logits.shape[1]) if mask is None else mask
+        check_slots(free, slots)
+        if mask is not None:
+            logits = masked(logits, mask)
+        _check(group, penalty, slots)
+        self.logits, self.slots, self.group, self.penalty = logits, slots, group, penalty.to(logits.dtype)
+
+    @property
+    def exact_marginals(self) -> bool:
+        """Whether slot marginals are exact, not an estimate."""
+        return self.logits.shape[1] <= SETS_UP_TO or self.slots == 1
+
+    def sample(self, generator: Generator) -> Int[Tensor, "user slot"]:
+        """Draw exactly: rank each group by Gumbel noise, then draw the group of each slot."""
+        rows, cands = self.logits.shape
+        device = self.logits.device
+        noise = uniforms(generator, "plackett-luce", rows, cands, device).log_().neg_().log_().neg_()
+        shape = (rows, self.slots, self.penalty.shape[1])
+        which = uniforms(generator, "plackett-luce groups", rows, shape[1] * shape[2], device)
+        gumbel = which.log_().neg_().log_().neg_().view(shape)
+        with torch.no_grad():
+            return self._fill(self.logits + noise.to(self.logits.dtype), gumbel)
+
+    def mode(self) -> Int[Tensor, "user slot"]:
+        """Return the greedy slate: at each slot the likeliest of what is left; ties to the lower column."""
+        with torch.no_grad():
+            return self._fill(self.logits, None)
+
+    def _fill(
+        self, score: Float[Tensor, "user cand"], gumbel: Float[Tensor, "user slot group"] | None
+    ) -> Int[Tensor, "user slot"]:
+        """Take the best of a group each time: of the group drawn, or of the one whose best item is likeliest.
+
+        Args:
+            score: what orders the items of a group.
+            gumbel: noise of each slot's groups; None to be greedy.
+        """
+        ranked, worth = self._ranked(score, greedy=gumbel is None)  # [user group rank]
+        rows, groups, _ = ranked.shape
+        count = torch.zeros(rows, groups, 1, dtype=torch.int64, device=score.device)
+        at = torch.arange(rows, device=score.device)
+        out = torch.empty(rows, self.slots, dtype=torch.int64, device=score.device)
+        for k in range(self.slots):
+            now = (worth.gather(2, count) - self.penalty.gather(2, count)).squeeze(2)
+            if gumbel is not None:
+                now = now + gumbel[:, k]
+            best = now.argmax(1) if gumbel is not None else self._first(now, ranked.gather(2, count))
+            place = count[at, best, 0]
+            out[:, k] = ranked[at, best, place]
+            # A group of fewer than K items ends with rows of no worth, so the count stays within.
+            count[at, best, 0] = (place + 1).clamp_max(self.slots - 1)
+        return out
+
+    def _first(
+        self, now: Float[Tensor, "user group"], item: Int[Tensor, "user group 1"]
+    ) -> Int[Tensor, " user"]:
+        """Return the group of the likeliest item; among ties that of the lowest column."""
+        best = now.amax(1, keepdim=True)
+        return torch.where(now == best, item.squeeze(2), self.logits.shape[1]).argmin(1)
+
+    def _ranked(
+        self, score: Float[Tensor, "user cand"], greedy: bool
+    ) -> tuple[Int[Tensor, "user group slot"], Float[Tensor, "user group slot"]]:
+        """Return the K best of each group, and the log-mass (or logit) of what is left of it at each rank."""
+        rows, groups = len(score), self.penalty.shape[1]
+        column = torch.zeros(rows, groups, self.slots, dtype=torch.int64, device=score.device)
+        worth = score.new_full((rows, groups, self.slots), -torch.inf)
+        one = _same(self.group)
+        for g in range(groups):
+            if one:
+                member = (self.group[0] == g).nonzero().squeeze(1)
+                own, logit = score[:, member], self.logits[:, member]
+            else:
+                other = self.group != g
+                own, logit = (
+                    score.masked_fill(other, -torch.inf),
+                    self.logits.masked_fill(other, -torch.inf),
+                )
+            few = min(self.slots, own.shape[1])
+            if not few:
+                continue
+            order = own.argsort(dim=1, descending=True, stable=True) if greedy else own.topk(few).indices
+            order = order[:, :few]
+            kept = logit.gather(1, order)
+            if not greedy:
+                rest = logit.scatter(1, order, -torch.inf).logsumexp(1, keepdim=True)
+                terms = torch.cat([rest, kept.flip(1)], 1).clamp_min(FLOOR)
+                kept = terms.logcumsumexp(1)[:, 1:].flip(1)
+                kept = kept.masked_fill(kept <= FLOOR / 2, -torch.inf)
+            column[:, g, :few] = member[order] if one else order
+            worth[:, g, :few] = kept
+        return column, worth
+
+    def log_prob(self, columns: Int[Tensor, "user slot"]) -> Float[Tensor, " user"]:
+        """Return the log-probability of each slate; in float64 where no gradient is asked for."""
+        plain = not (self.logits.requires_grad or self.penalty.requires_grad)
+        found = self._double() if plain else self
+        return found.slot_log_probs(columns)[0].sum(1).masked_fill(repeated(columns), -torch.inf)
+
+    def slot_log_probs(
+        self, columns: Int[Tensor, "user slot"]
+    ) -> tuple[Float[Tensor, "user slot"], Float[Tensor, "user slot"]]:
+        """Return log P(a_k | above) and the entropy of slot k given what is above, with gradients.
+
+        Args:
+            columns: slates without repeats; a masked candidate gets -inf.
+        """
+        groups, penalty = self.penalty.shape[1], self.penalty
+        chosen = self.logits.gather(1, columns)
+        dead = chosen.isneginf()
+        chosen = chosen.clamp_min(FLOOR)
+        group = self.group.gather(1, columns)
+        rest, mean = _Rest.apply(self.logits, columns, self.group, groups)  # type: ignore[no-untyped-call]
+        is_of = group.unsqueeze(2) == torch.arange(groups, device=group.device)  # [user slot group]
+        table = torch.where(is_of, chosen.unsqueeze(2), FLOOR)
+        left = torch.cat([rest.unsqueeze(1), table.flip(1)], 1).logcumsumexp(1)[:, 1:].flip(1)
+        count = is_of.long().cumsum(1) - is_of.long()
+        fine = -penalty.unsqueeze(1).expand(-1, self.slots, -1, -1).gather(3, count.unsqueeze(3)).squeeze(3)
+        total = (left + fine).logsumexp(2)  # log Σ over what is left at each slot
+        own_fine = fine.gather(2, group.unsqueeze(2)).squeeze(2)
+        log_prob = (chosen + own_fine - total).masked_fill(dead, -torch.inf)
+        # H = log Σ - E[ℓ - φ]: over groups, the mean of the never shown, and the chosen that are still left.
+        level = total.detach().amax(1, keepdim=True)  # logits of any size: their differences count
+        below = torch.ones(self.slots, self.slots, dtype=torch.bool, device=group.device).triu()
+        fine_of = fine.gather(2, group.unsqueeze(1).expand(-1, self.slots, -1))  # φ at slot k of item j
+        share = (chosen.unsqueeze(1) + fine_of - total.unsqueeze(2)).exp().masked_fill(~below, 0.0)
+        never = (rest.unsqueeze(1) + fine - total.unsqueeze(2)).exp()
+        offset = (chosen - level).masked_fill(dead, 0.0)
+        inside = (never * (mean - level).unsqueeze(1)).sum(2) + (share * offset.unsqueeze(1)).sum(2)
+        held = ((left + fine - total.unsqueeze(2)).exp() * fine).sum(2)
+        return log_prob, total - level - inside - held
+
+    def slot_marginals(self) -> Float[Tensor, "user slot cand"]:
+        """Return P(candidate at slot); float64, without a gradient."""
+        with torch.no_grad():
+            return self._over_sets() if self.exact_marginals else self._estimated()[0]
+
+    def marginals_error(self, columns: Int[Tensor, "user slot"]) -> Float[Tensor, "user slot"]:
+        """Return the standard error of `marginals`: zero where they are exact."""
+        if self.exact_marginals:
+            return torch.zeros(columns.shape, dtype=torch.float64, device=self.logits.device)
+        with torch.no_grad():
+            return self._estimated()[1].gather(2, columns.unsqueeze(2)).squeeze(2)
+
+    def _estimated(self) -> tuple[Float[Tensor, "user slot cand"], Float[Tensor, "user slot cand"]]:
+        """Return the mean of P(candidate at slot | above) over drawn slates, and its standard error."""
+        exact = self._double()
+        luck = Seed(0).torch(self.logits.device)
+        first = second = exact.logits.new_zeros(len(exact.logits), self.slots, exact.logits.shape[1])
+        for _ in range(DRAWS):
+            chance = exact._given_above(exact.sample(luck))
+            first, second = first + chance, second + chance.square()
+        mean = first / DRAWS
+        return mean, ((second / DRAWS - mean.square()).clamp_min(0) / (DRAWS - 1)).sqrt()
+
+    def _given_above(self, columns: Int[Tensor, "user slot"]) -> Float[Tensor, "user slot cand"]:
+        """Return P(candidate at slot | what this slate has above the slot)."""
+        count = torch.zeros(len(columns), self.penalty.shape[1], 1, dtype=torch.int64, device=columns.device)
+        group, logits, out = self.group.gather(1, columns), self.logits.clone(), []
+        for k in range(self.slots):
+            fine = self.penalty.gather(2, count).squeeze(2).gather(1, self.group)
+            out.append((logits - fine).softmax(1))
+            logits.scatter_(1, columns[:, k : k + 1], -torch.inf)
+            count.scatter_add_(1, group[:, k : k + 1].unsqueeze(2), torch.ones_like(count[:, :1]))
+            count.clamp_max_(self.slots - 1)
+        return torch.stack(out, 1)
+
+    def _over_sets(self) -> Float[Tensor, "user slot cand"]:
+        """Sum over the sets that may stand above each slot: P(set) flows from set to set plus one item."""
+        exact = self._double()
+        rows, cands = self.logits.shape
+        device, groups = self.logits.device, self.penalty.shape[1]
+        sets = torch.arange(1 << cands, device=device)
+        inside = ((sets.unsqueeze(1) >> torch.arange(cands, device=device)) & 1).bool()  # [set cand]
+        size = inside.sum(1)
+        of = (self.group.unsqueeze(2) == torch.arange(groups, device=device)).double()  # [user cand group]
+        out = torch.zeros(rows, self.slots, cands, dtype=torch.float64, device=device)
+        mass = torch.zeros(rows, 1 << cands, dtype=torch.float64, device=device)
+        mass[:, 0] = 1.0
+        for k in range(self.slots):
+            now = (size == k).nonzero().squeeze(1)
+            count = (inside[now].double() @ of).long().transpose(1, 2)  # [user group set]
+            fine = exact.penalty.gather(2, count.clamp_max(self.slots - 1))
+            of_item = self.group.unsqueeze(2).expand(-1, -1, len(now))
+            logit = exact.logits.unsqueeze(2) - fine.gather(1, of_item)  # [user cand set]
+            logit = logit.masked_fill(inside[now].T, -torch.inf)
+            flow = logit.softmax(1).nan_to_num(0.0).transpose(1, 2) * mass[:, now].unsqueeze(2)
+            out[:, k] = flow.sum(1)
+            if k + 1 < self.slots:
+                into = now.unsqueeze(1) | (1 << torch.arange(cands, device=device))
+                free = ~inside[now]
+                mass.scatter_add_(1, into[free].expand(rows, -1), flow[:, free])
+        return out
+
+    def _double(self) -> "GroupedPlackettLuce":
+        return GroupedPlackettLuce(
+            self.logits.detach().double(), self.slots, self.group, self.penalty.detach().double()
+        )
+
+
+class _Rest(torch.autograd.Function):
+    """Log-mass and mean logit of the never shown of each group: M_g = Σ e^ℓ, m_g = Σ e^ℓ ℓ / M_g.
+
+    ∂ log M_g / ∂ℓ_i = e^{ℓ_i} / M_g and ∂ m_g / ∂ℓ_i = e^{ℓ_i} (1 + ℓ_i - m_g) / M_g. Nothing of the size of
+    the logits is kept between forward and backward, and rows are worked off a few at a time.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, logits: Tensor, columns: Tensor, group: Tensor, groups: int
+    ) -> tuple[Tensor, Tensor]:
+        rows = len(logits)
+        top = logits.new_empty(rows, 1)
+        mass, moment = (logits.new_empty(rows, groups) for _ in range(2))
+        side = _Side(group, groups, logits.dtype)
+        for part in _parts(logits):
+            far, weight = _weights(logits[part], columns[part], top[part])
+            mass[part] = side.summed(weight, part)
+            moment[part] = side.summed(weight.mul_(far), part)
+        ctx.save_for_backward(logits, columns, group, top, mass, moment)
+        empty = mass == 0
+        log_mass = (mass.log() + top).masked_fill(empty, FLOOR)
+        return log_mass, (moment / mass + top).masked_fill(empty, 0.0)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, of_log_mass: Tensor, of_mean: Tensor) -> tuple[Tensor, None, None, None]:
+        logits, columns, group, top, mass, moment = ctx.saved_tensors
+        empty = mass == 0
+        slope = (of_mean / mass).masked_fill(empty, 0.0)
+        level = ((of_log_mass + of_mean) / mass - slope * moment / mass).masked_fill(empty, 0.0)
+        side = _Side(group, mass.shape[1], logits.dtype)
+        out = torch.empty_like(logits)
+        for part in _parts(logits):
+            far, weight = _weights(logits[part], columns[part], top[part])
+            far.mul_(side.spread(slope[part], part)).add_(side.spread(level[part], part))
+            torch.mul(weight, far, out=out[part])
+        return out, None, None, None
+
+
+class _Side:
+    """Sums over groups, and back: a matrix product where all rows have the same groups.
+
+    Args:
+        group: of each candidate.
+        groups: how many.
+        dtype: of the logits.
+    """
+
+    def __init__(self, group: Int[Tensor, "user cand"], groups: int, dtype: torch.dtype) -> None:
+        self.group, self.groups = group, groups
+        every = torch.arange(groups, device=group.device)
+        self.table = (group[0].unsqueeze(1) == every).to(dtype) if len(group) and _same(group) else None
+
+    def summed(self, x: Float[Tensor, "part cand"], part: slice) -> Float[Tensor, "part group"]:
+        """Add up each group."""
+        if self.table is not None:
+            return x @ self.table
+        return x.new_zeros(len(x), self.groups).scatter_add_(1, self.group[part], x)
+
+    def spread(self, x: Float[Tensor, "part group"], part: slice) -> Float[Tensor, "part cand"]:
+        """Give each candidate what is its group's."""
+        return x.gather(1, self.group[part]) if self.table is None else x @ self.table.T
+
+
+def _weights(logits: Tensor, columns: Tensor, top: Tensor) -> tuple[Tensor, Tensor]:
+    """Return ℓ - top and its exponential for the never shown, zero for the rest; `top` is written."""
+    far = torch.clamp_min(logits, FLOOR).scatter_(1, columns, FLOOR)
+    torch.amax(far, 1, keepdim=True, out=top)
+    far.sub_(top).clamp_min_(LOWEST)
+    weight = far.exp()
+    # Where all candidates are shown, every one of the floor is its own best: it has no mass.
+    weight.masked_fill_((far <= LOWEST) | (top <= FLOOR / 2), 0.0)
+    return far, weight
+
+
+def _parts(logits: Tensor) -> Iterator[slice]:
+    """Cut the rows into parts: on a CPU as many as its cache takes, else all."""
+    rows, cands = logits.shape
+    size = max(1, min(rows, CACHE // max(cands, 1)) if logits.device.type == "cpu" else rows)
+    return (slice(start, start + size) for start in range(0, rows, size))
+
+
+def _same(group: Tensor) -> bool:
+    """Tell whether all rows have the same groups, by how the tensor was made."""
+    return group.stride(0) == 0 or len(group) == 1
+
+
+def _check(group: Tensor, penalty: Tensor, slots: int) -> None:
+    if penalty.shape[2] != slots:
+        raise BadInput(f"penalties are for {penalty.shape[2]} items above, but a slate has {slots} slots")
+    some = group[:1] if _same(group) else group
+    if some.numel() and not (int(some.min()) >= 0 and int(some.max()) < penalty.shape[1]):
+        row, column = ((some < 0) | (some >= penalty.shape[1])).nonzero()[0].tolist()
+        raise BadInput(
+            f"row {row}, column {column}: group {int(some[row, column])} has no penalty, there are "
+            f"{penalty.shape[1]} from 0"
+        )
+    wrong = ~(penalty.detach().abs() <= STEEPEST)
+    if bool(wrong.any()):
+        row, of, n = wrong.nonzero()[0].tolist()
+        raise BadInput(
+            f"row {row}: the penalty of group {of} after {n} items is {float(penalty[row, of, n])}, but it "
+            f"is within ±{STEEPEST:g}"
+        )

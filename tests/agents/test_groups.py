@@ -1,0 +1,111 @@
+"""Groups: an actor whose items count what stands above them, in learning, acting, files and refusals."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from stable_baselines3 import PPO
+
+from agents.actor_critic.a2c import SlateA2C
+from agents.actor_critic.ppo import SlatePPO
+from agents.actor_critic.reinforce import SlateReinforce
+from agents.core.networks import SlateNetwork, build_ranker
+from agents.core.policy import SlateActorCriticPolicy, category
+from envs.registry import make_world
+from envs.sb3 import WorldVecEnv, make_sb3
+from simlab.context import Catalog, Context, Field
+from simlab.errors import BadInput
+from simlab.seeds import Seed
+from simlab.slates import GroupedPlackettLuce, PlackettLuce
+
+WORLD = "simlab/SlateTopK-Bored-v0"
+FACTS: dict[str, Any] = {"ranker": "bilinear", "spec": {"past": 0}, "groups": "main_topic"}
+
+
+def network(groups: list[int] | None, slots: int = 3) -> SlateNetwork:
+    ranker = build_ranker("bilinear", {"past": 0}, 4, 2, Catalog(torch.eye(4)), Seed(1))
+    of = None if groups is None else Field("kind", torch.tensor(groups).unsqueeze(1), 2)
+    return SlateNetwork(ranker, slots, groups=of, seed=Seed(2))
+
+
+def seen(rows: int = 5) -> Context:
+    features = torch.randn(rows, 2, generator=Seed(3).torch())
+    return Context.of(torch.arange(rows), 4, features=features)
+
+
+def test_it_starts_as_plackett_luce_and_a_penalty_moves_repeats_down() -> None:
+    context = seen()
+    plain, grouped = network(None), network([0, 1, 0, -1])
+    columns = torch.tensor([[0, 2, 1]]).expand(5, -1)
+    torch.testing.assert_close(
+        grouped.choice(context).log_probs(columns), plain.choice(context).log_probs(columns)
+    )
+    assert isinstance(plain.choice(context).distribution(), PlackettLuce)
+    assert grouped.steps is not None
+    with torch.no_grad():
+        grouped.steps.layers[-1].bias.fill_(3.0)
+    choice = grouped.choice(context)
+    assert isinstance(choice.distribution(), GroupedPlackettLuce)
+    assert choice.penalty is not None
+    assert choice.group is not None
+    # Group 2 is that of items of no category: nothing is ever taken off them.
+    first = torch.tensor([0.0, 3.0, 6.0]) * torch.tensor([[1.0], [1.0], [0.0]])
+    torch.testing.assert_close(choice.penalty[0], first, atol=0.06, rtol=0)
+    assert choice.group[0].tolist() == [0, 1, 0, 2]
+    after = choice.log_probs(columns)[0]
+    before = plain.choice(context).log_probs(columns)[0]
+    assert bool((after[:, 1] < before[:, 1]).all())
+    torch.testing.assert_close(after[:, 0], before[:, 0])
+
+
+def test_candidates_that_differ_by_row_keep_their_groups() -> None:
+    made = network([0, 1, 0, -1], slots=2)
+    items = torch.tensor([[3, 0], [2, 1]])
+    context = Context.of(torch.arange(2), 4, features=torch.zeros(2, 2), candidates=items)
+    assert made.choice(context).group.tolist() == [[2, 0], [0, 1]]  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("kind", [SlatePPO, SlateA2C, SlateReinforce])
+def test_a_learner_learns_penalties_and_its_file_keeps_them(kind: Any, tmp_path: Path) -> None:
+    world = make_world(WORLD)
+    model = kind(env=WorldVecEnv(world, 16), n_steps=10, policy_kwargs=FACTS, seed=1, device="cpu")
+    model.learn(640)
+    head = model.network.steps.layers[-1]
+    assert float(head.weight.detach().abs().max()) > 0
+    context = world.observe(world.reset(6, Seed(4)))
+    first = model.distribution(context, 10)
+    model.save(tmp_path / "kept")
+    again = kind.load(tmp_path / "kept")
+    second = again.distribution(context, 10)
+    torch.testing.assert_close(second.penalty, first.penalty)
+    assert torch.equal(second.mode(), first.mode())
+    drawn = first.sample(Seed(5).torch())
+    torch.testing.assert_close(second.log_prob(drawn), first.log_prob(drawn))
+
+
+def test_stock_ppo_takes_groups_too() -> None:
+    model = PPO(
+        SlateActorCriticPolicy,
+        make_sb3(WORLD, 4),
+        n_steps=10,
+        batch_size=20,
+        policy_kwargs={**FACTS, "catalog": make_world(WORLD).catalog},
+        device="cpu",
+    )
+    model.learn(80)
+    policy: Any = model.policy
+    assert float(policy.network.steps.layers[-1].weight.detach().abs().max()) > 0
+
+
+def test_refusals_are_one_sentence() -> None:
+    catalog = Catalog(torch.zeros(2, 0), fields=(Field("brand", torch.tensor([[0, 1], [-1, 1]]), 2),))
+    assert category(catalog, "brand") is catalog.fields[0]
+    with pytest.raises(BadInput, match="and brnd is none of them: it has brand; did you mean brand"):
+        category(catalog, "brnd")
+    with pytest.raises(BadInput, match="and brand is none of them: it has none"):
+        category(None, "brand")
+    with pytest.raises(BadInput, match='credit "top_k" draws each item on its own, so it takes no groups'):
+        SlateReinforce(
+            env=WorldVecEnv(make_world(WORLD), 4), credit="top_k", policy_kwargs=FACTS, device="cpu"
+        )
