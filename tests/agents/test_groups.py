@@ -44,7 +44,9 @@ def test_it_starts_as_plackett_luce_and_a_penalty_moves_repeats_down() -> None:
     assert isinstance(plain.choice(context).distribution(), PlackettLuce)
     assert grouped.steps is not None
     with torch.no_grad():
-        grouped.steps.layers[-1].bias.fill_(3.0)
+        last = grouped.steps.layers[-1]
+        assert isinstance(last, torch.nn.Linear)
+        last.bias.fill_(3.0)
     choice = grouped.choice(context)
     assert isinstance(choice.distribution(), GroupedPlackettLuce)
     assert choice.penalty is not None
@@ -63,7 +65,9 @@ def test_candidates_that_differ_by_row_keep_their_groups() -> None:
     made = network([0, 1, 0, -1], slots=2)
     items = torch.tensor([[3, 0], [2, 1]])
     context = Context.of(torch.arange(2), 4, features=torch.zeros(2, 2), candidates=items)
-    assert made.choice(context).group.tolist() == [[2, 0], [0, 1]]  # type: ignore[union-attr]
+    group = made.choice(context).group
+    assert group is not None
+    assert group.tolist() == [[2, 0], [0, 1]]
 
 
 @pytest.mark.parametrize("kind", [SlatePPO, SlateA2C, SlateReinforce])
