@@ -146,7 +146,7 @@ def _sift(program: Program, luck: np.random.Generator) -> Solved | None:
             size *= 2
     if rows * arms > MOST_CORE:
         raise BadInput(
-            f"over {MOST_CORE} of {rows} rows times {arms} arms are nearly indifferent at the best prices, "
+            f"over {MOST_CORE} rows times arms are nearly indifferent at the best prices, "
             "too many for a linear program: round effects and costs, so that equal rows are solved as one"
         )
     return _solve(program)

@@ -7,6 +7,7 @@ from functools import partial
 import numpy as np
 import pytest
 
+from causal.targeting import program
 from causal.targeting.budget import Plan, by_program, by_threshold
 from causal.targeting.policies import threshold
 from simlab.errors import BadInput
@@ -171,6 +172,49 @@ def test_a_weight_is_so_many_rows() -> None:
         one = solve(effect, cost, 5.0, weight=many)
         all_ = solve(effect[twice], cost[twice], 5.0)
         assert (one.gain, one.spend, one.price) == pytest.approx((all_.gain, all_.spend, all_.price))
+
+
+def dual(
+    effect: Array, cost: Array, weight: Array, budget: float, most: Array, least: Array, plan: Plan
+) -> float:
+    """Return the bound on all plans' gain that prices give (weak duality)."""
+    capped, forced = plan.arm_price > 0, plan.arm_price < 0
+    net = effect - plan.price * cost - plan.arm_price
+    limits = plan.arm_price[capped] @ most[capped] + plan.arm_price[forced] @ least[forced]
+    spent = plan.price * budget if plan.price > 0 else 0.0
+    return float(weight @ net.max(1).clip(0) + limits + spent)
+
+
+@pytest.mark.parametrize("arms", [1, 3])
+@pytest.mark.parametrize("grid", [False, True])
+def test_many_rows_are_solved_exactly_by_a_core(arms: int, grid: bool) -> None:
+    luck = np.random.default_rng(70 + arms)
+    rows = 30_000
+    effect, cost, weight = (luck.normal(size=(rows, arms)), luck.random((rows, arms)), luck.random(rows))
+    if grid:  # most rows tie
+        effect, cost = np.round(effect, 1), np.ceil(cost * 3)
+    most, least = np.full(arms, 0.1 * rows), np.full(arms, 0.03 * rows)
+    for budget in (0.02 * rows, 0.05 * rows, np.inf):
+        budget += 0.06 * rows * arms * grid
+        plan = by_program(effect, cost, budget, most=most, least=least, weight=weight)
+        check(plan, effect, cost, weight, budget)
+        taken = weight @ plan.assignment.chance[:, 1:]
+        assert (taken <= most * (1 + 1e-12)).all()
+        assert (taken >= least * (1 - 1e-12)).all()
+        bound = dual(effect, cost, weight, budget, most, least, plan)
+        assert plan.gain == pytest.approx(bound, rel=1e-10)  # no plan can be better
+        assert grid or plan.fractional <= 1 + 2 * arms
+    order = luck.permutation(rows)
+    moved = by_program(effect[order], cost[order], budget, most=most, least=least, weight=weight[order])
+    np.testing.assert_allclose(moved.assignment.chance, plan.assignment.chance[order], atol=1e-9)
+
+
+def test_a_core_is_not_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(program, "CORE", 50)
+    monkeypatch.setattr(program, "MOST_CORE", 60)
+    cost = np.random.default_rng(80).random(2_000)
+    with pytest.raises(BadInput, match="over 60 rows times arms are nearly indifferent"):
+        by_program(2 * cost, cost, 20.0, most=900.0)
 
 
 def test_refusals() -> None:
