@@ -11,6 +11,7 @@ from sklearn.model_selection import GroupKFold, KFold, StratifiedKFold
 
 from causal.targeting.scores import aipw, average
 from causal.uplift._nuisance import ChanceAsNumber, KnownChance, weighable, without
+from causal.uplift._rows import counted
 from causal.uplift.contract import Array, Average, Trial, UpliftLearner
 from simlab.errors import BadInput
 from simlab.seeds import Seed
@@ -97,12 +98,11 @@ class EconMLLearner(UpliftLearner):
     def _fit(self, trial: Trial) -> None:
         if trial.weight is not None and not self.weights:
             raise BadInput(f"{self.name} takes no weights: EconML's learner has none")
-        if trial.weight is not None:  # rows of weight 0 would still split folds and count in means
-            trial = trial.rows(np.flatnonzero(trial.weight > 0))
+        trial = counted(trial)  # rows of weight 0 would still split folds and count in means
         self._trial = trial
-        self.model_ = self._make(trial)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # EconML warns of each use of scikit-learn's own renamings
+            self.model_ = self._make(trial)
             self.model_.fit(trial.y, trial.arm, X=trial.x, **self._given(trial))
 
     def _effect(self, x: Float[Array, "round feat"]) -> Float[Array, "round treated"]:
@@ -130,13 +130,33 @@ class EconMLLearner(UpliftLearner):
         how = "mean effect; standard error of the efficient influence function, cross-fitted"
         return Average(tuple(map(float, value)), error, self.arms_[1:], how)
 
-    def _splits(self, trial: Trial) -> Any:
-        """Return folds for EconML: users whole, else each arm evenly."""
-        if trial.user is not None:
-            return GroupKFold(self.folds)
+    def _splits(self, trial: Trial) -> list[tuple[Array, Array]]:
+        """Return folds for EconML as (rows to learn from, rows held out): users whole, else each arm evenly.
+
+        Raises:
+            BadInput: for folds that cannot be.
+        """
+        names = np.arange(len(trial)) if trial.user is None else np.unique(trial.user)
+        what = "rows" if trial.user is None else "users"
+        if self.folds < 2:
+            raise BadInput(f"folds is {self.folds}, but a model that has not seen a row needs at least 2")
+        if len(names) < self.folds:
+            raise BadInput(f"the trial has {len(names)} {what}, too few for {self.folds} folds")
+        sorts = self._sorts(trial)
+        strata = 2 * trial.arm + (trial.y == 1) if sorts else trial.arm  # as EconML does
         least = int(np.bincount(trial.arm).min())
         kind = StratifiedKFold if least >= self.folds else KFold
-        return kind(self.folds, shuffle=True, random_state=self.random_state)
+        how = {"shuffle": True, "random_state": self.random_state}
+        folds = GroupKFold(self.folds) if trial.user is not None else kind(self.folds, **how)
+        found: list[tuple[Array, Array]] = list(folds.split(trial.x, strata, trial.user))
+        for number, (train, _) in enumerate(found):
+            lost = np.setdiff1d(trial.arm, trial.arm[train])
+            if len(lost):
+                without = f"arm {trial.arms[lost[0]]!r} has no rows outside fold {number} to learn from"
+                raise BadInput(f"{without}: take fewer folds")
+            if sorts and np.ptp(trial.y[train]) == 0:
+                raise BadInput(f"the outcome is {trial.y[train[0]]:g} in all rows outside fold {number}")
+        return found
 
     def _outcome(self, trial: Trial, number: bool = False) -> Any:
         """Return the outcome model, blind to known chances; a classifier as a regressor for a number."""

@@ -54,7 +54,7 @@ def by_fold(learner: EconMLLearner, trial: Trial, *, with_arm: bool) -> Any:
     n, arms = len(trial), len(trial.arms)
     told = np.eye(arms)[:, 1:]
     found = np.zeros((n, arms) if with_arm else n)
-    for train, held in learner._splits(trial).split(trial.x, trial.arm):
+    for train, held in learner._splits(trial):
         if not with_arm:
             found[held] = LinearRegression().fit(trial.x[train], trial.y[train]).predict(trial.x[held])
             continue
