@@ -62,9 +62,13 @@ class Scored(ABC):
         """
         found = getattr(self, name)
         if found is None:
-            raise BadInput(f"this estimator needs {self.words.get(name, name)}, and none was given")
+            raise BadInput(f"this estimator needs {self.lacking(name)}")
         assert isinstance(found, Tensor)
         return found
+
+    def lacking(self, name: str) -> str:
+        """Return in words what keeps a field from being used; "" if nothing does."""
+        return "" if getattr(self, name) is not None else f"{self.words.get(name, name)}, and none was given"
 
     def rows(self: Own, index: Tensor | slice) -> Own:
         """Return some rows only, in the order of the index."""
@@ -177,6 +181,12 @@ class Slates(Scored):
         """Return N."""
         return self.reward.shape[0]
 
+    def lacking(self, name: str) -> str:
+        """Return in words what keeps a field from being used: what weighs slots is of no use without r_k."""
+        if name in OF_SLOTS and not self.per_slot:
+            return _WHOLE
+        return super().lacking(name)
+
     def slots(self) -> Float[Tensor, "round slot"]:
         """Return r_k.
 
@@ -184,8 +194,14 @@ class Slates(Scored):
             BadInput: if only the reward of whole slates is known.
         """
         if not self.per_slot:
-            raise BadInput("this estimator needs what each slot earned, and the log has one reward a slate")
+            raise BadInput(f"this estimator needs {_WHOLE}")
         return self.reward
+
+
+OF_SLOTS = ("marginal", "cascade", "examined", "document", "q_logged", "q_target")
+"""Fields of `Slates` that weigh or model what each slot earned."""
+
+_WHOLE = "what each slot earned, and the log has one reward a slate"
 
 
 @dataclass(frozen=True)
@@ -326,13 +342,19 @@ MODEL = ("q_logged", "q_target")
 def possible(estimator: Estimator[Any], data: Scored) -> bool:
     """Tell whether the data have all that the estimator needs.
 
-    An estimator that asks more of them than to be there (replay: a uniform logger) has a method
-    `suits(data) -> bool` too, and refuses in `score` what does not suit it.
+    Weights of slots count only where it is known what each slot earned (`Slates.per_slot`). An estimator that
+    asks more of the data than to be there (replay: a uniform logger) has a method `suits(data) -> bool` too,
+    and refuses in `score` what does not suit it.
     """
-    if any(getattr(data, name) is None for name in estimator.needs):
+    if lacking(estimator, data):
         return False
     suits = getattr(estimator, "suits", None)
     return suits is None or bool(suits(data))
+
+
+def lacking(estimator: Estimator[Any], data: Scored) -> str:
+    """Return in words the first thing that the estimator needs and the data lack; "" if there is none."""
+    return next(filter(None, map(data.lacking, estimator.needs)), "")
 
 
 def value(scores: Scores) -> float:

@@ -189,6 +189,7 @@ def test_one_reward_a_slate() -> None:
     found = slates(replace(every.log, click=None), world.target, logger=world.logger)
     assert not found.per_slot
     assert abs(off(SIPS(), found, world, every)) < EXACT
+    assert {e.name for e in evaluate(found)} == {"SIPS", "SNSIPS", "PI", "SNPI"}  # by default what applies
     with pytest.raises(BadInput, match="the log has no column click"):
         slates(replace(every.log, click=None), world.target, slot_weight=EXAMINATION)
     worth = replace(every.log, reward=every.log.reward * 3)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from causal.contract import Estimator, Slates, influence, stderr, value
+from causal.contract import Estimator, Slates, influence, possible, stderr, value
 from causal.intervals import interval
 from causal.sums import ScoreSums
 from simlab.errors import BadInput
@@ -162,7 +162,9 @@ def check_one_reward_a_slate(estimator: Ranking) -> None:
     whole = torch.zeros_like(found.reward)
     whole[:, 0] = found.reward.sum(1)
     one = replace(found, reward=whole, per_slot=False)
-    if estimator.leans in ("joint", "pseudo"):
+    assert possible(estimator, found)
+    assert possible(estimator, one) == (estimator.leans in ("joint", "pseudo"))
+    if possible(estimator, one):
         assert abs(value(estimator.score(one)) - value(estimator.score(found))) < EXACT
     else:
         with pytest.raises(BadInput, match="needs what each slot earned"):
