@@ -105,9 +105,14 @@ def finish(title: str, rows: Sequence[Row], path: Path | None) -> None:
         ratio = "" if row.ratio is None else f"{row.ratio:,.1f} ×"
         print(f"{row.name:52s} {row.value:14,.4g} {row.unit:22s} {peer:>12s} {ratio:>9s}")
     if path is not None:
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
-        temporary.replace(path)
+        write_json(path, rows)
+
+
+def write_json(path: Path, rows: Sequence[Row]) -> None:
+    """Write rows whole, or not at all."""
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+    temporary.replace(path)
 
 
 def write_page(path: Path, lines: Sequence[str]) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float, Int
 from scipy import stats
 from sklearn.base import BaseEstimator
@@ -291,10 +292,10 @@ def _arms(
     given = np.asarray(values).reshape(-1)
     if len(given) != rows:
         raise BadInput(f"column treatment has {len(given)} rows, but the features have {rows}")
-    lost = [i for i, v in enumerate(given.tolist()) if v is None or v != v]
-    if lost:
+    lost = np.flatnonzero(pd.isna(given))
+    if len(lost):
         raise BadInput(f"column treatment, row {lost[0]}: the value is missing")
-    labels, number = np.unique(given, return_inverse=True)
+    number, labels = pd.factorize(given, sort=True)
     known: list[Hashable] = labels.tolist()
     if len(known) < 2:
         raise BadInput(
@@ -317,7 +318,7 @@ def _users(values: Any, rows: int) -> Int[Array, " round"]:
     found = np.asarray(values).reshape(-1)
     if len(found) != rows:
         raise BadInput(f"column user has {len(found)} rows, but the features have {rows}")
-    return np.unique(found, return_inverse=True)[1].astype(np.int64)
+    return pd.factorize(found, sort=True)[0].astype(np.int64)
 
 
 def _chances(values: Any, rows: int, arms: int) -> Float[Array, "round arm"]:
