@@ -5,35 +5,40 @@ Files that come after them may be new: tomorrow's file is then all that is read 
 """
 
 import dataclasses
-import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import CellType, CodeType, FunctionType
 from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from causal.stream.files import Piece
+from causal.stream.fingerprint import fingerprint
 from causal.stream.tally import Tally, Task
 from causal.sums import ScoreSums
 from simlab.errors import BadInput
 from simlab.files import whole
 from simlab.seeds import Seed
 
-VERSION = 1
+VERSION = 2
 
 
-def settings(task: Task) -> dict[str, Any]:
-    """Return all that the sums depend on, besides the files, as JSON."""
+def settings(task: Task, piece_rows: int, version: str | None) -> dict[str, Any]:
+    """Return all that the sums depend on, besides the files, as JSON.
+
+    Args:
+        task: what is done to each piece.
+        piece_rows: how files were cut.
+        version: what the targets are, in the user's words; None to hash them.
+    """
     return {
         "version": VERSION,
-        "targets": {name: fingerprint(make) for name, make in task.makes.items()},
+        "targets": {n: fingerprint(m) if version is None else [version] for n, m in task.makes.items()},
         "estimators": [repr(e) for e in task.estimators],
+        "scores": fingerprint(*task.estimators),
         "columns": list(task.columns),
         "batch_rows": task.rows,
+        "piece_rows": piece_rows,
         "group": "user" if task.grouped else None,
         "buckets": task.buckets,
         "seed": task.seed.value,
@@ -107,6 +112,8 @@ def _agree(was: Mapping[str, Any], now: Mapping[str, Any]) -> None:
             continue
         if key == "targets":
             raise BadInput("this state is of another target (what weighs the rows has changed)")
+        if key == "scores":
+            raise BadInput("the code of an estimator has changed since this state was written")
         raise BadInput(f"this state was made with {key} {before}, not {after}")
 
 
@@ -126,62 +133,3 @@ def _unchanged(done: Sequence[Mapping[str, Any]], pieces: Sequence[Piece]) -> No
 def _told(piece: Piece) -> dict[str, Any]:
     """Return a piece as JSON. Where its folder is does not matter; its name, size and time do."""
     return dataclasses.asdict(piece) | {"path": Path(piece.path).name}
-
-
-def fingerprint(thing: object) -> str:
-    """Return a hash of what an object is: its class, its fields, the bytes of its tensors, code of functions.
-
-    Two objects that do the same may differ in it, which costs a run; two that do not should never agree. What
-    it cannot look into (an object of C code) counts by its class alone.
-    """
-    digest = hashlib.sha256()
-    _feed(digest, thing, set())
-    return digest.hexdigest()[:32]
-
-
-def _feed(digest: "hashlib._Hash", thing: Any, above: set[int]) -> None:
-    """Add one object to the hash, whole."""
-    digest.update(f"({type(thing).__module__}.{type(thing).__qualname__}".encode())
-    if id(thing) in above:  # a cycle
-        digest.update(b"...)")
-        return
-    above = above | {id(thing)}
-    parts: list[Any] = []
-    if thing is None or isinstance(thing, bool | int | float | complex | str | bytes | range | Path):
-        digest.update(repr(thing).encode())
-    elif isinstance(thing, Tensor):
-        held = thing.detach().cpu().contiguous()
-        digest.update(f"{held.dtype}{tuple(held.shape)}".encode())
-        digest.update(held.reshape(-1).view(torch.uint8).numpy().tobytes() if held.numel() else b"")
-    elif isinstance(thing, np.ndarray) and thing.dtype != object:
-        digest.update(f"{thing.dtype}{thing.shape}".encode() + np.ascontiguousarray(thing).tobytes())
-    elif isinstance(thing, Mapping):
-        parts = [part for pair in thing.items() for part in pair]
-    elif isinstance(thing, list | tuple):
-        parts = list(thing)
-    elif isinstance(thing, set | frozenset):
-        parts = sorted(fingerprint(part) for part in thing)
-    elif isinstance(thing, type):
-        digest.update(f"{thing.__module__}.{thing.__qualname__}".encode())
-    elif isinstance(thing, FunctionType):
-        cells = [cell.cell_contents for cell in thing.__closure__ or () if cell != CellType()]
-        used = [thing.__globals__.get(name) for name in thing.__code__.co_names]
-        known = [g for g in used if isinstance(g, Tensor | np.ndarray | int | float | str | tuple)]
-        parts = [thing.__module__, thing.__code__, thing.__defaults__, thing.__kwdefaults__, cells, known]
-    elif isinstance(thing, CodeType):
-        parts = [thing.co_code, thing.co_names, thing.co_consts, thing.co_qualname]
-    elif dataclasses.is_dataclass(thing):
-        parts = [(f.name, getattr(thing, f.name)) for f in dataclasses.fields(thing)]
-    elif isinstance(thing, torch.nn.Module):
-        parts = [thing.training, repr(thing), dict(thing.state_dict())]
-    elif hasattr(thing, "__self__") and hasattr(thing, "__func__"):
-        parts = [thing.__self__, thing.__func__]
-    else:
-        try:
-            made = thing.__reduce_ex__(2)  # how pickle would make it again
-        except (TypeError, AttributeError, NotImplementedError):
-            made = ()
-        parts = [made] if isinstance(made, str) else [list(p) if isinstance(p, Iterator) else p for p in made]
-    for part in parts:
-        _feed(digest, part, above)
-    digest.update(b")")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 import torch
@@ -23,9 +23,6 @@ from causal.sums import BUCKETS
 from simlab.errors import BadInput
 from simlab.parts import all_parts
 from simlab.seeds import Seed
-
-if TYPE_CHECKING:
-    pass
 
 Make = Weigh | Callable[[pa.RecordBatch], Scored]
 
@@ -64,6 +61,7 @@ def stream(
     backend: str = "loky",
     address: str = "local",
     checkpoint: Path | str | None = None,
+    version: str | None = None,
     batch_rows: int = ROWS,
     piece_rows: int = PIECE,
     seed: Seed = Seed(0),
@@ -86,7 +84,12 @@ def stream(
         workers: pieces at a time; -1 for one a core. Each works on one thread.
         backend: "loky", or "ray" for a Ray cluster whose machines see the files under the same paths.
         address: of the Ray cluster.
-        checkpoint: where the state is kept after each piece. If it is there, its pieces are not read again.
+        checkpoint: where the state is kept after each piece. If it is there, its pieces are not read again,
+            provided that the settings, the files and what weighs and scores the rows are the same. Of the
+            targets that is a hash of what they hold and of all code that they can reach, see
+            `causal.stream.fingerprint`, also for what it cannot see: give such targets a `version`.
+        version: what the targets are, in your words, to be kept in the checkpoint instead of that hash. Then
+            it is for you to give them another version when they change.
         batch_rows: rows of a batch.
         piece_rows: rows of a piece at least, if its file has more.
         seed: of the buckets and the bootstrap.
@@ -110,7 +113,8 @@ def stream(
     parts = _chosen(estimators, makes, pieces, columns, batch_rows)
     task = Task(makes, parts, columns, batch_rows, group == "user", buckets, seed)
 
-    said, path = state.settings(task), None if checkpoint is None else Path(checkpoint)
+    path = None if checkpoint is None else Path(checkpoint)
+    said = {} if path is None else state.settings(task, piece_rows, version)
     done, total = (0, None) if path is None or not path.exists() else state.load(path, said, pieces)
     tell = _teller(progress, pieces)
     if done:

@@ -11,26 +11,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
 
 from causal.bandit.ips import IPS
 from causal.contract import Scored
 from causal.stream import (
     Columns,
-    Logged,
-    PolicyRounds,
     Progress,
     stream,
 )
-from causal.stream.checkpoint import fingerprint
-from simlab.context import Context
 from simlab.errors import BadInput
 from simlab.seeds import Seed
 from tests.causal.streamed import (
     ALL,
     MODEL,
-    TARGET,
-    Spy,
     made,
     same,
     write,
@@ -85,19 +78,20 @@ def test_a_state_of_something_else_is_refused(tmp_path: Path) -> None:
     columns = made()
     folder = write(tmp_path / "log", columns, (200, 400))
     state = tmp_path / "state"
-    run = functools.partial(stream, checkpoint=state, batch_rows=50)
+    run = functools.partial(stream, checkpoint=state, batch_rows=50, piece_rows=60)
     run(folder, MODEL, ALL)
     before = state.read_bytes()
     changes: list[tuple[dict[str, Any], str]] = [
         ({"seed": Seed(1)}, "made with seed 0, not 1"),
         ({"batch_rows": 51}, "made with batch_rows 50, not 51"),
+        ({"piece_rows": 70}, "made with piece_rows 60, not 70"),
         ({"group": None}, "made with group user, not None"),
         ({"buckets": 64}, "made with buckets 8192, not 64"),
         ({"estimators": [IPS()]}, "made with estimators"),
         ({"weigh": replace(MODEL, q_target="q_logged")}, "of another target"),
     ]
     for change, match in changes:
-        settings = {"weigh": MODEL, "estimators": ALL, "batch_rows": 50, **change}
+        settings = {"weigh": MODEL, "estimators": ALL, "batch_rows": 50, "piece_rows": 60, **change}
         with pytest.raises(BadInput, match=match) as caught:
             stream(folder, checkpoint=state, **settings)
         assert str(state) in str(caught.value)
@@ -121,61 +115,6 @@ def test_a_state_of_something_else_is_refused(tmp_path: Path) -> None:
         state.write_bytes(junk)
         with pytest.raises(BadInput, match="not the state of a stream"):
             run(folder, MODEL, ALL)
-
-
-def test_fingerprints_tell_targets_apart() -> None:
-    def of(scale: float) -> Callable[[Any], Any]:
-        return lambda batch: scale * batch
-
-    net = torch.nn.Linear(2, 2)
-    before = fingerprint(Logged(PolicyRounds(Net(net))))
-    assert before == fingerprint(Logged(PolicyRounds(Net(net))))
-    with torch.no_grad():
-        net.weight[0, 0] += 1e-6
-    assert before != fingerprint(Logged(PolicyRounds(Net(net))))
-    assert fingerprint(of(2)) == fingerprint(of(2))
-    assert fingerprint(of(2)) != fingerprint(of(3))
-    things: list[Any] = [
-        1,
-        1.0,
-        "1",
-        True,
-        None,
-        (1,),
-        [1],
-        {"a": 1},
-        {"a": 2},
-        {1},
-        torch.ones(2),
-        torch.ones(2).double(),
-        torch.ones(1, 2),
-        np.ones(2),
-        np.ones(2, np.float32),
-        functools.partial(of, 2),
-        functools.partial(of, 3),
-        Spy().fit,
-        Spy(1).fit,
-        int,
-        float,
-        TARGET,
-        MODEL,
-    ]
-    assert len({fingerprint(x) for x in things}) == len(things)
-    knot: list[Any] = [1]
-    knot.append(knot)
-    assert fingerprint(knot) == fingerprint(knot)
-
-
-class Net:
-    """A policy that holds a network."""
-
-    name = "net"
-
-    def __init__(self, net: torch.nn.Module) -> None:
-        self.net = net
-
-    def distribution(self, context: Context, slots: int) -> Any:
-        raise NotImplementedError
 
 
 # Workers.
