@@ -20,6 +20,7 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
+from causal.q_models import check_regresses
 from causal.rewards import Fitted, RewardModel, assign
 from simlab.context import Catalog, Context
 from simlab.errors import BadInput
@@ -73,21 +74,22 @@ class SklearnCascade:
         catalog: the items, to use their features in place of their names.
 
     Raises:
-        BadInput: at `fit_slot`, for a classifier, or a catalogue without features.
+        BadInput: for a classifier; at `fit_slot`, for a catalogue without features.
     """
 
     estimator: Any
     catalog: Catalog | None = None
     name: ClassVar[str] = "sklearn cascade"
 
+    def __post_init__(self) -> None:
+        check_regresses(self.estimator)
+
     def fit_slot(
         self, log: Log, slot: int, y: Float[Tensor, " round"], seed: Seed, weight: Float[Tensor, " round"]
     ) -> FittedSlot:
         """Fit a clone on one row for each slate."""
-        from sklearn.base import clone, is_classifier
+        from sklearn.base import clone
 
-        if is_classifier(self.estimator):
-            raise BadInput("what is still to come is a sum of rewards, so its model is a regressor")
         if self.catalog is None:
             table = np.eye(log.n_items)
         else:

@@ -1,5 +1,6 @@
 """Fitted-Q evaluation: what the target would earn from here on, by regression, one step after the other."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -8,6 +9,8 @@ from torch import Tensor
 
 from causal.paths import Paths
 from causal.q_models import FittedQ, QModel
+from causal.rounds import rounds
+from causal.same_rows import hashes
 from simlab.context import Context
 from simlab.errors import BadInput
 from simlab.log import Log
@@ -38,6 +41,8 @@ class FQE:
         converged: whether the last change of every fold was within the tolerance.
         models: of each fold, the last one, or that of each step.
         fold: of each row; -1 at and after the horizon.
+        chance: the target's probability of what each row logs.
+        log: a hash of each column of the log (`causal.same_rows`).
     """
 
     q_logged: Float[Tensor, " row"]
@@ -50,6 +55,8 @@ class FQE:
     converged: bool
     models: tuple[tuple[FittedQ, ...], ...] = field(repr=False)
     fold: Int[Tensor, " row"] = field(repr=False)
+    chance: Float[Tensor, " row"] = field(repr=False)
+    log: Mapping[str, str] = field(repr=False)
 
 
 def fqe(
@@ -111,6 +118,7 @@ def fqe(
         raise BadInput("fitted-Q evaluation needs whole slates, and this log has one place of a page a row")
     paths = Paths.of(log, horizon)
     fold = _folds(paths, folds, group_by_user, seed.split("folds"))
+    chance = rounds(log, target, past=past, group_by_user=False).weight * log.propensity
     aim = _Aim(target, log.context(past), log.slots, draws, seed.split("draws"))
     task = _Task.of(log, paths, model, discount, aim)
     q = torch.zeros(len(log), dtype=torch.float64, device=log.user.device)
@@ -136,6 +144,8 @@ def fqe(
         converged=all(f.converged for f in found),
         models=tuple(f.models for f in found),
         fold=where,
+        chance=chance,
+        log=hashes(log),
     )
 
 

@@ -158,6 +158,26 @@ def known(context: Context) -> NDArray[np.float64]:
     return torch.cat([x.double().cpu() for x in parts], dim=1).numpy()
 
 
+def check_regresses(estimator: Any) -> None:
+    """Refuse a scikit-learn estimator whose `predict` returns labels.
+
+    Raises:
+        BadInput: naming its class.
+    """
+    from sklearn.base import is_classifier, is_clusterer, is_outlier_detector
+
+    for test, what in (
+        (is_classifier, "a classifier"),
+        (is_clusterer, "a clusterer"),
+        (is_outlier_detector, "a detector of outliers"),
+    ):
+        if test(estimator):
+            raise BadInput(
+                "what is still to come is a sum of rewards, so its model is a regressor, and "
+                f"{type(estimator).__name__} is {what}"
+            )
+
+
 @dataclass(frozen=True)
 class SklearnQ:
     """Any scikit-learn regressor on [context, for each slot: one-hot item, item features of the catalogue].
@@ -169,6 +189,9 @@ class SklearnQ:
         catalog: the items, to use their features.
         state: turns a context into numbers, [user column]; by default features and categories.
         past: H, how many items of history `state` wants in the context.
+
+    Raises:
+        BadInput: for a classifier: what is still to come is a sum of rewards.
     """
 
     estimator: Any
@@ -176,6 +199,9 @@ class SklearnQ:
     state: Callable[[Context], NDArray[np.float64]] = known
     past: int = 0
     name: ClassVar[str] = "sklearn"
+
+    def __post_init__(self) -> None:
+        check_regresses(self.estimator)
 
     def fit(
         self,

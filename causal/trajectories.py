@@ -13,6 +13,7 @@ from causal.fqe import FQE
 from causal.occupancy import by_counts, finished
 from causal.paths import Paths
 from causal.rounds import rounds
+from causal.same_rows import check_same
 from simlab.errors import BadInput
 from simlab.log import Log
 from simlab.policy import Policy
@@ -55,8 +56,8 @@ def trajectories(
 
     Raises:
         BadInput: for sessions with gaps or repeated steps, those cut before the horizon, target
-            probabilities outside [0, 1], a discount outside [0, 1], or a Q-model of another discount, horizon
-            or log.
+            probabilities outside [0, 1], a discount outside [0, 1], or a Q-model of another discount,
+            horizon, log or target.
     """
     paths = Paths.of(log, horizon)
     weight = rounds(log, target, past=past, group_by_user=False, chunk=chunk).weight
@@ -64,7 +65,7 @@ def trajectories(
         len(log), {"state": state, "state_ratio": state_ratio, "state_action_ratio": state_action_ratio}
     )
     if q is not None:
-        _check_model(q, log, discount, paths)
+        _check_model(q, log, weight * log.propensity, discount, paths)
     return _built(
         paths,
         log.reward,
@@ -192,14 +193,22 @@ def _built(
     )
 
 
-def _check_model(q: FQE, log: Log, discount: float, paths: Paths) -> None:
+def _check_model(q: FQE, log: Log, chance: Float[Tensor, " row"], discount: float, paths: Paths) -> None:
     """Refuse a Q-model of something else."""
     if len(q.q_logged) != len(log):
         raise BadInput(f"the Q-model is of a log of {len(q.q_logged)} rows, not of {len(log)}")
     if q.discount != discount:
         raise BadInput(f"the Q-model is for a discount of {q.discount}, not of {discount}")
-    if not q.stationary and q.horizon != paths.steps:
+    if q.horizon != paths.steps:
         raise BadInput(f"the Q-model is for a horizon of {q.horizon} steps, not of {paths.steps}")
+    check_same("the Q-model", q.log, log)
+    apart = (q.chance - chance).abs() > 1e-6 * (q.chance + chance)
+    if bool(apart.any()):
+        row = int(apart.nonzero()[0])
+        raise BadInput(
+            f"the Q-model is of another target: it shows what row {row} logs with probability "
+            f"{float(q.chance[row]):.6g}, and this one with {float(chance[row]):.6g}"
+        )
 
 
 def _same_rows(n: int, columns: Mapping[str, Array | None]) -> None:

@@ -1,5 +1,6 @@
 """Fitted-Q evaluation: exact where the regression is, cross-fitted, and refused where it runs away."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -8,11 +9,14 @@ import pytest
 import torch
 from jaxtyping import Float, Int
 from numpy.typing import NDArray
-from sklearn.linear_model import LinearRegression, Ridge
+from sklearn.cluster import KMeans
+from sklearn.linear_model import LinearRegression, LogisticRegression, Ridge
+from sklearn.pipeline import Pipeline
 from sklearn.tree import DecisionTreeRegressor
 from torch import Tensor
 
 import causal.fqe
+from causal.cascade_reward import SklearnCascade
 from causal.contract import stderr, value
 from causal.evaluation import evaluate
 from causal.fqe import FQE, fqe
@@ -149,6 +153,40 @@ def test_with_trajectories_it_gives_dm_and_dr_their_model() -> None:
         trajectories(log, target, world.discount, q, horizon=2)
     with pytest.raises(BadInput, match=r"a log of \d+ rows, not of 1"):
         trajectories(log.rows(torch.tensor([0])), target, world.discount, q)
+
+
+def test_a_q_model_of_something_else_is_refused() -> None:
+    """Doubly robust values with a model of another log or target would be quietly wrong, or at best wide."""
+    world = chain()
+    log, logits = logged(world, 60, 2)
+    target, other = Softmax(logits), Softmax(2 * logits)
+    q = fqe(log, target, Groups(), world.discount)
+    with pytest.raises(BadInput, match="is of another target: it shows what row 0 logs with probability"):
+        trajectories(log, other, world.discount, q)
+    chance = q.chance.clone()
+    trajectories(log, chance, world.discount, q)  # the same target, by its probabilities alone
+    chance[7] /= 2
+    with pytest.raises(BadInput, match="another target: it shows what row 7 logs"):
+        trajectories(log, chance, world.discount, q)
+    for change in ({"reward": log.reward + 1}, {"features": log.features + 1}, {"session": None}):  # type: ignore[operator]
+        name = next(iter(change))
+        with pytest.raises(BadInput, match=f"is of another log: column {name} is not the same"):
+            trajectories(replace(log, **change), q.chance, world.discount, q)  # type: ignore[arg-type]
+    # Propensities are no part of a model: better ones may be put in after it was fitted.
+    trajectories(replace(log, propensity=log.propensity / 2), target, world.discount, q)
+    endless_log, endless_logits = endless(40, 6, 3)
+    ever = fqe(endless_log, Softmax(endless_logits), Groups(), 0.6, stationary=True, horizon=6)
+    with pytest.raises(BadInput, match="a horizon of 6 steps, not of 4"):
+        trajectories(endless_log, Softmax(endless_logits), 0.6, ever, horizon=4)
+
+
+@pytest.mark.parametrize("make", [SklearnQ, SklearnCascade])
+@pytest.mark.parametrize("model", [LogisticRegression(), Pipeline([("c", LogisticRegression())]), KMeans()])
+def test_a_model_of_values_is_a_regressor(make: Callable[[Any], object], model: Any) -> None:
+    with pytest.raises(BadInput, match=rf"is a regressor, and {type(model).__name__} is a cl"):
+        make(model)
+    make(Ridge())
+    make(Pipeline([("r", Ridge())]))
 
 
 def test_stationary_iterates_to_the_fixed_point() -> None:
