@@ -158,7 +158,7 @@ def by_program(
     rows, arms = gain.shape
     limit, high, low = _limit("budget", budget), _limits("most", most, arms), _limits("least", least, arms)
     _possible(price, mass, limit, high, low)
-    keep = (mass > 0)[:, None] & ((gain > 0) | (low > 0))
+    keep = (gain > 0) | (low > 0)
     part, prices = solve(Program(gain, price, mass, keep, limit, high, low))
     chance = np.zeros((rows, arms + 1))
     chance[:, 1:] = part

@@ -70,7 +70,7 @@ class Assignment:
         bad = np.flatnonzero(np.abs(total - 1) > 1e-6)
         if len(bad):
             raise BadInput(f"chance, row {bad[0]}: the arms sum to {total[bad[0]]:g}, not to 1")
-        return cls(found, name)
+        return cls(found / total[:, None], name)
 
     @classmethod
     def fixed(cls, arm: Any, arms: int = 2, name: str = "assignment") -> "Assignment":

@@ -85,12 +85,13 @@ Solved = tuple[Float[Array, "round treated"], Prices]
 
 
 def solve(program: Program) -> Solved:
-    """Return the chances of the treated arms and the prices. The program must have a solution.
+    """Return the chances of the treated arms and the prices.
 
-    Rows of equal gain and cost are one row of their common weight, and share its chance.
+    Rows of equal gain and cost are one row of their common weight, and share its chance; which cells are kept
+    hangs on gain alone. A row without weight shares that of its equals, or is not treated.
 
     Raises:
-        BadInput: where more than `MOST_CORE` cells are nearly indifferent.
+        BadInput: where nothing meets the limits, or more than `MOST_CORE` cells are nearly indifferent.
     """
     order = np.lexsort((*program.gain.T, *program.cost.T))
     changed = np.zeros(len(order), dtype=bool)
@@ -101,15 +102,23 @@ def solve(program: Program) -> Solved:
     where[order] = np.cumsum(changed)
     first = order[np.append(0, np.flatnonzero(changed))]
     mass = np.bincount(where, program.mass)
-    keep = program.keep[first]
-    for arm in range(keep.shape[1]):  # an equal row of weight 0 may have been left out
-        keep[:, arm] = np.bincount(where, program.keep[:, arm]) > 0
+    some = np.flatnonzero(mass > 0)
+    part = np.zeros((len(mass), program.gain.shape[1]))
+    index = first[some]
     merged = Program(
-        program.gain[first], program.cost[first], mass, keep, program.limit, program.high, program.low
+        program.gain[index],
+        program.cost[index],
+        mass[some],
+        program.keep[index],
+        program.limit,
+        program.high,
+        program.low,
     )
     found = _sift(merged, Seed(0).split("core").numpy())
-    assert found is not None
-    return found[0][where], found[1]
+    if found is None:
+        raise BadInput(f"the budget of {program.limit:g} just fails to pay for the minimums of the arms")
+    part[some] = found[0]
+    return part[where], found[1]
 
 
 def _sift(program: Program, luck: np.random.Generator) -> Solved | None:

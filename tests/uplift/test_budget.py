@@ -209,6 +209,36 @@ def test_many_rows_are_solved_exactly_by_a_core(arms: int, grid: bool) -> None:
     np.testing.assert_allclose(moved.assignment.chance, plan.assignment.chance[order], atol=1e-9)
 
 
+def test_no_plan_beats_the_bound_of_its_prices(monkeypatch: pytest.MonkeyPatch) -> None:
+    luck = np.random.default_rng(90)
+    solved, said = 0, list[str]()
+    for number in range(80):
+        monkeypatch.setattr(program, "CORE", 20 if number % 2 else 4_000)  # cores of a few rows
+        monkeypatch.setattr(program, "_NEAR", 1.0 if number % 3 else 8.0)
+        rows, arms = int(luck.integers(1, 60)), int(luck.integers(1, 5))
+        effect, cost = luck.integers(-3, 6, (rows, arms)) / 3, luck.integers(0, 4, (rows, arms)) / 7
+        if number % 5 == 0:  # scales far from 1
+            effect, cost = luck.normal(0, 1e-6, (rows, arms)), luck.exponential(1e5, (rows, arms))
+        weight = luck.integers(0, 3, rows) * 1.0
+        weight[0] = 1
+        budget = float(luck.choice([0, 0.3, 1]) * luck.random() * weight @ cost.mean(1))
+        one, two = (solve(effect, cost, budget, weight=weight) for solve in (by_threshold, by_program))
+        assert one.gain == pytest.approx(two.gain, rel=1e-9)
+        most = luck.random(arms) * weight.sum()
+        least = np.minimum(most, luck.random(arms) * weight.sum() / arms / 2) * (luck.random(arms) < 0.5)
+        try:
+            plan = by_program(effect, cost, budget, most=most, least=least, weight=weight)
+        except BadInput as refused:
+            said.append(str(refused))
+            continue
+        check(plan, effect, cost, weight, budget)
+        bound = dual(effect, cost, weight, budget, most, least, plan)
+        assert plan.gain == pytest.approx(bound, abs=1e-8 * np.abs(effect).max())
+        solved += 1
+    assert solved > 50
+    assert all(words.startswith("the minimums of the arms cost at least") for words in said)
+
+
 def test_a_core_is_not_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(program, "CORE", 50)
     monkeypatch.setattr(program, "MOST_CORE", 60)

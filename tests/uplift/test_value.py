@@ -114,7 +114,7 @@ def test_costs_are_exact_and_worth_scales() -> None:
 
 def test_influences_are_the_derivatives_by_the_weights() -> None:
     luck = np.random.default_rng(8)
-    n = 60
+    n = 50
     x, arm, price = luck.normal(size=n), np.arange(n) % 2, luck.uniform(0.5, 1.5, n)
     score = np.linspace(1, 0, n)
     # effects are flat around the cuts, so that the window's mean is the edge itself
@@ -281,7 +281,7 @@ def gaps(x: Array, judge: Callable[[Assignment], Any]) -> dict[str, Any]:
 
 @cache
 def truth() -> dict[str, float]:
-    big, base, cate = offered(400_000, 2)
+    big, base, cate = offered(200_000, 2)
     found = gaps(big.x, lambda a: float((base + a.treated * cate).mean()))
     for name, rule in rules().items():
         found[f"{name} - random"] = float(((rule(big.x).treated - rule(big.x).treated.mean()) * cate).mean())
