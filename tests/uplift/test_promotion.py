@@ -15,8 +15,10 @@ from scipy import stats
 from sklearn.dummy import DummyClassifier
 
 from benchmarks import _promotion_cells as cells
+from benchmarks import _promotion_counts as counts
 from benchmarks import uplift_promotion as bench
 from benchmarks._promotion_cells import SETTINGS, Found
+from benchmarks._promotion_page import HIGH, LOW
 from causal.uplift.contract import Trial
 from simlab.seeds import Seed
 
@@ -31,9 +33,9 @@ def limits(logs: int, low: float = 0.93, high: float = 0.97) -> tuple[float, flo
 
 
 @cache
-def scored(setting: str, logs: int) -> dict[str, bench.Cell]:
+def scored(setting: str, logs: int) -> dict[str, counts.Cell]:
     found = {log: cells.scored(setting, ROWS, log) for log in range(logs)}
-    return {c.name: c for c in bench.averages(found, bench.POPULATION)}
+    return {c.name: c for c in counts.averages(found, counts.POPULATION)}
 
 
 @cache
@@ -48,10 +50,10 @@ def slates(logs: int) -> dict[int, Found]:
 
 def test_the_truth_is_the_worlds() -> None:
     ate = cells.world().ate()
-    assert abs(ate.double().numpy() - bench.POPULATION).max() < 1e-7  # float32
+    assert abs(ate.double().numpy() - counts.POPULATION).max() < 1e-7  # float32
     x, effects = cells.everybody()
     assert x.shape == (100_000, 6)
-    assert abs(effects.mean() - bench.POPULATION) < 4 * effects.std() / 100_000**0.5
+    assert abs(effects.mean() - counts.POPULATION) < 4 * effects.std() / 100_000**0.5
 
 
 def test_a_learner_sees_no_truth() -> None:
@@ -98,7 +100,7 @@ def test_confounding_breaks_the_difference_of_means_alone() -> None:
 
 def test_a_learner_without_an_outcome_model_is_naive_and_dr_and_dml_repair_it() -> None:
     found = {log: cells.averaged("observed confounding", ROWS, log) for log in range(5)}
-    by = {c.name: c for c in bench.averages(found, bench.POPULATION)}
+    by = {c.name: c for c in counts.averages(found, counts.POPULATION)}
     assert by["T-learner, no outcome model"].bias > 0.05
     for name in ("DR-learner", "linear DR", "linear DML", "R-learner"):
         cell = by[f"{name}, no outcome model"]
@@ -122,7 +124,7 @@ def test_the_difference_of_means_by_hand() -> None:
 def test_rows_of_a_user_are_counted_once() -> None:
     logs = 10
     found = {log: cells.clustered("experiment", 1800, log) for log in range(logs)}
-    by = {c.name: c for c in bench.averages(found, bench.POPULATION)}
+    by = {c.name: c for c in counts.averages(found, counts.POPULATION)}
     whole, rows = by["clustered by user"], by["rows as independent"]
     assert whole.bias == rows.bias
     assert whole.stderr > 1.25 * rows.stderr
@@ -133,7 +135,7 @@ def test_rows_of_a_user_are_counted_once() -> None:
 @pytest.mark.parametrize("setting", ["experiment", "observed confounding"])
 def test_intervals_of_deciles_hold(setting: str) -> None:
     logs = 12
-    for found in bench.deciles(fresh(setting, logs)):
+    for found in counts.deciles(fresh(setting, logs)):
         low, high = limits(logs * cells.GROUPS)
         assert low <= found.covered.mean() <= high
         assert (np.diff(found.truth) > 0).all()
@@ -143,12 +145,12 @@ def test_intervals_of_deciles_hold(setting: str) -> None:
 
 def test_treating_by_effect_gains_more_than_by_probability() -> None:
     found = fresh("experiment", 12)
-    for gap in bench.gaps(found):
+    for gap in counts.gaps(found):
         assert gap.truth.low > 0
         assert gap.won > 0.8
         assert limits(12)[0] <= gap.covered
         assert abs(gap.estimate - gap.truth.mean) < 4 * gap.stderr / 12**0.5
-    gains = {name: s.mean for name, s in bench.gains(found).items()}
+    gains = {name: s.mean for name, s in counts.gains(found).items()}
     assert gains["random"] < gains["probability"] < gains["T-learner"] <= gains["oracle"]
     assert gains["probability"] < gains["linear DR"] <= gains["oracle"]
 
@@ -175,7 +177,7 @@ def test_products_of_covariates_and_directions() -> None:
 
 def test_what_is_counted_of_a_cell_by_hand() -> None:
     value, stderr = np.array([0.0, 1.0, 2.0]), np.array([0.6, 0.4, 0.6])
-    cell = bench.Cell.of("x", value, stderr, np.array([0.0, 1.0, 3.5]), 1.0)
+    cell = counts.Cell.of("x", value, stderr, np.array([0.0, 1.0, 3.5]), 1.0)
     assert (cell.bias, cell.spread, cell.logs) == (0.0, 1.0, 3)
     assert cell.population == 1.0
     assert cell.sample == pytest.approx(2 / 3)
@@ -200,7 +202,7 @@ def test_a_page_is_made_of_what_is_there(tmp_path: Path) -> None:
     kept = {log: cells.scored("experiment", 100, log) for log in range(4)}
     (tmp_path / plans[0].file).write_text(json.dumps(kept))
     (tmp_path / plans[1].file).write_text(json.dumps({k: fresh("experiment", 12)[k] for k in range(3)}))
-    page = "\n".join(bench.page(plans, tmp_path, "command"))
+    page = "\n".join(bench.paged(plans, tmp_path))
     assert "| doubly robust scores | 4 |" in page
     assert "| experiment | linear DR | 3 |" in page
     assert "TARNet |" not in page
@@ -225,26 +227,26 @@ UNBIASED = ("experiment", "experiment, chances estimated", "observed confounding
 @pytest.mark.parametrize("setting", UNBIASED)
 def test_average_effects_are_covered_in_92_to_98_of_100(setting: str) -> None:
     found = scored(setting, 600)["doubly robust scores"]
-    assert bench.LOW <= found.population <= bench.HIGH
-    assert bench.LOW <= found.sample <= bench.HIGH
+    assert LOW <= found.population <= HIGH
+    assert LOW <= found.sample <= HIGH
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("setting", UNBIASED)
 def test_each_decile_is_covered_in_92_to_98_of_100(setting: str) -> None:
-    for found in bench.deciles(fresh(setting, 600)):
-        assert bench.LOW <= found.covered.mean() <= bench.HIGH
-        low, high = limits(600, bench.LOW, bench.HIGH)
+    for found in counts.deciles(fresh(setting, 600)):
+        assert LOW <= found.covered.mean() <= HIGH
+        low, high = limits(600, LOW, HIGH)
         assert (found.covered >= low).all()
         assert (found.covered <= high).all()
-    for gap in bench.gaps(fresh(setting, 600)):
-        assert bench.LOW <= gap.covered <= bench.HIGH
+    for gap in counts.gaps(fresh(setting, 600)):
+        assert LOW <= gap.covered <= HIGH
         assert gap.truth.low > 0
 
 
 @pytest.mark.slow
 def test_no_adjustment_helps_against_a_hidden_cause() -> None:
     found = {log: cells.averaged("hidden confounding", 3000, log) for log in range(60)}
-    for cell in bench.averages(found, bench.POPULATION):
+    for cell in counts.averages(found, counts.POPULATION):
         assert cell.bias > 0.03
         assert cell.population < 0.5
