@@ -151,11 +151,13 @@ def test_influences_are_the_derivatives_by_the_weights() -> None:
         lambda w: value(budget(w), *arms(w)),
         lambda w: value(budget(w), *arms(w), cost=np.column_stack([price, 2 * price]), worth=3.0),
     ]
+    ways = luck.normal(size=(10, n))  # in ten directions of all weights
     for measured in metrics:
-        steps = np.eye(n) * 1e-6
-        slope = [(measured(weight + s).value - measured(weight - s).value) / 2e-6 for s in steps]
-        found = measured(weight)
-        np.testing.assert_allclose(found.influence, np.array(slope) * weight, atol=1e-8)
+        slope = [
+            (measured(weight * (1 + 1e-6 * way)).value - measured(weight * (1 - 1e-6 * way)).value) / 2e-6
+            for way in ways
+        ]
+        np.testing.assert_allclose(ways @ measured(weight).influence, slope, atol=1e-8)
 
 
 def test_a_held_budget_is_random_by_its_arms() -> None:
@@ -213,7 +215,7 @@ def test_refusals() -> None:
 
 def test_intervals_cover_a_known_value() -> None:
     luck = np.random.default_rng(12)
-    many, hits = 150, np.zeros(5)
+    many, hits = 120, np.zeros(5)
     # X uniform: the share above a cut and its value are known. Effect 2 X - ½, outcome X - ½ + effect.
     for _ in range(many):
         n = 300
@@ -234,7 +236,7 @@ def test_intervals_cover_a_known_value() -> None:
             (value(dear, trial, found), 1 - cut**2 - 0.5 * (1 - cut)),
         )
         hits += [m.interval()[0] <= truth <= m.interval()[1] for m, truth in pairs]
-    assert ((hits / many > 0.90) & (hits / many < 0.99)).all(), hits / many  # 95 % ± 3 deviations
+    assert ((hits / many > 0.90) & (hits / many < 0.99)).all(), hits / many  # 95 % ± 2½ deviations
 
 
 @cache
