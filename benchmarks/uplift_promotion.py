@@ -77,16 +77,21 @@ def made(plan: Plan, logs: Sequence[int]) -> tuple[Plan, list[int], list[Found]]
         return plan, list(logs), [CELLS[plan.cell](plan.setting, plan.n, log) for log in logs]
 
 
-def read(folder: Path, plan: Plan) -> dict[int, Found]:
-    """Return the logs that are there, by their number."""
+def kept_in(folder: Path, plan: Plan) -> dict[int, Found]:
+    """Return all logs that are there, by their number."""
     path = folder / plan.file
     kept = json.loads(path.read_text()) if path.exists() else {}
-    return {int(log): found for log, found in kept.items() if int(log) < plan.logs}
+    return {int(log): found for log, found in kept.items()}
+
+
+def read(folder: Path, plan: Plan) -> dict[int, Found]:
+    """Return the logs of the plan that are there; an earlier run may have made more."""
+    return {log: found for log, found in kept_in(folder, plan).items() if log < plan.logs}
 
 
 def run(plans: Sequence[Plan], folder: Path, processes: int, minutes: float) -> None:
     """Make the logs that are not there yet, in turns of all plans; keep each piece as it comes."""
-    kept = {plan: read(folder, plan) for plan in plans}
+    kept = {plan: kept_in(folder, plan) for plan in plans}
     until = time.monotonic() + 60 * minutes
     waiting: list[tuple[float, Plan, list[int]]] = []
     for plan in plans:
@@ -94,7 +99,6 @@ def run(plans: Sequence[Plan], folder: Path, processes: int, minutes: float) -> 
         for i in range(0, len(rest), CHUNK):
             waiting.append((rest[i] / plan.logs, plan, rest[i : i + CHUNK]))
     waiting.sort(key=lambda piece: piece[0])  # all plans grow alike, so a stopped run still says something
-
     if not waiting:
         return
 
@@ -113,11 +117,15 @@ def run(plans: Sequence[Plan], folder: Path, processes: int, minutes: float) -> 
         running: list[multiprocessing.pool.AsyncResult[tuple[Plan, list[int], list[Found]]]] = []
         left = pieces()
         while True:
-            while len(running) < 2 * processes and (piece := next(left, None)) is not None:
-                running.append(pool.apply_async(made, piece))
+            while len(running) < 2 * processes and (new := next(left, None)) is not None:
+                running.append(pool.apply_async(made, new))
             if not running:
                 break
-            plan, logs, found = running.pop(0).get()
+            ready = next((i for i, piece in enumerate(running) if piece.ready()), None)
+            if ready is None:  # pieces take from one second to a minute, so none waits for another
+                time.sleep(0.05)
+                continue
+            plan, logs, found = running.pop(ready).get()
             kept[plan] |= dict(zip(logs, found, strict=True))
             write_whole(folder / plan.file, json.dumps(kept[plan]).encode())
             progress.update(bar, advance=len(logs), description=f"{plan.cell}, {plan.setting}")
