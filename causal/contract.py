@@ -344,7 +344,8 @@ def possible(estimator: Estimator[Any], data: Scored) -> bool:
 
     Weights of slots count only where it is known what each slot earned (`Slates.per_slot`). An estimator that
     asks more of the data than to be there (replay: a uniform logger) has a method `suits(data) -> bool` too,
-    and refuses in `score` what does not suit it.
+    and refuses in `score` what does not suit it. If it streams, its method `check_sums(weights)` refuses what
+    shows in Σw, Σw² and max w of all rows alone.
     """
     if lacking(estimator, data):
         return False

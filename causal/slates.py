@@ -49,6 +49,7 @@ def slates(
     group_by_user: bool = True,
     seed: Seed = Seed(0),
     past: int = 0,
+    total: int | None = None,
     chunk: int | None = None,
 ) -> Slates:
     """Weigh each slate of a log for a target policy.
@@ -82,6 +83,7 @@ def slates(
         group_by_user: take users, not rounds, as the independent units, where a user has several rounds.
         seed: of folds and fits.
         past: how many items of history the policies want in their context.
+        total: rounds of the whole log, of which this may be a part, to tell what would take long.
         chunk: rounds at a time.
 
     Raises:
@@ -95,6 +97,7 @@ def slates(
     context = log.context(past)
     table = checked_table(logger, log, context) if isinstance(logger, Tensor) else None
     policy = None if isinstance(logger, Tensor) else logger
+    many = 0 if fields is not None else len(log) if total is None else total
     size = chunk or min(_ROWS, max(1, _CELLS // (log.slots * context.candidates.shape[1])))
     parts = []
     with torch.no_grad():
@@ -110,7 +113,7 @@ def slates(
                 joint=log.propensity[rows].double(),
                 marginal=None if log.slot_propensity is None else log.slot_propensity[rows].double(),
             )
-            parts.append(_weigh(piece, wanted, alpha, theta, len(log) if fields is None else 0))
+            parts.append(_weigh(piece, wanted, alpha, theta, many))
     found = {name: torch.cat([p[name] for p in parts]) for name in parts[0]}
     for name in () if fields is None else wanted:
         if name not in found:

@@ -3,8 +3,12 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+from jaxtyping import Float
+from torch import Tensor
+
 from causal.contract import Rounds, Score, Scores
 from simlab.errors import BadInput
+from simlab.log import BadCell
 
 
 @dataclass(frozen=True)
@@ -38,15 +42,27 @@ class Replay:
         some = data.weight[data.weight > 0]
         return not len(some) or bool(some.max() <= some.min() * (1 + 1e-6))
 
+    def check_sums(self, weights: Float[Tensor, "3 1"]) -> None:
+        """Refuse a stream whose positive weights differ, which no single batch may have seen.
+
+        None is below the largest exactly if Σw² = max w Σw.
+
+        Args:
+            weights: Σw, Σw² and the largest w of all rows so far.
+
+        Raises:
+            BadInput: if they differ.
+        """
+        total, square, largest = (float(x) for x in weights[:, 0])
+        if square < largest * total * (1 - 1e-6):
+            raise BadInput(f"{self.name} needs a uniformly random logger, but the weights differ: use snips")
+
     def score(self, data: Rounds) -> Scores:
         """Put the reward of a match above the line and the match below it."""
         match = data.weight > 0
         if not self.suits(data):
-            first = int(match.nonzero()[0])
-            here = float(data.weight[first])
-            apart = ((data.weight / here - 1).abs() * match).argmax()
-            raise BadInput(
-                f"replay needs a uniformly random logger, but row {first} has weight {here:g} and row "
-                f"{int(apart)} has weight {float(data.weight[apart]):g}: use snips"
-            )
+            here = float(data.weight[match][0])
+            row = int(((data.weight / here - 1).abs() * match).argmax())
+            why = f"is not the {here:g} of the first match: replay needs a uniformly random logger; use snips"
+            raise BadCell("(weight)", row, why, float(data.weight[row]))
         return (Score(data.reward.where(match, 0.0), match.to(data.weight.dtype)),)

@@ -12,7 +12,7 @@ from causal.contract import Rounds, Scored, Slates
 from causal.rewards import CrossFit, Fitted
 from causal.rounds import rounds
 from causal.slate_inputs import Table
-from causal.slates import slates
+from causal.slates import FIELDS, slates
 from causal.stream.weigh import FREE
 from simlab.errors import BadInput
 from simlab.log import BadCell, Log
@@ -58,6 +58,11 @@ class Logged:
             raise BadCell(reader.user, row, "cell where a value is needed", "an empty")
         return reader.read(batch), reader.user is not None
 
+    def narrowed(self, rows: int, fields: tuple[str, ...] | None) -> "Logged":
+        """Return the same with the fields that are used, if `make` can be told."""
+        narrow = getattr(self.make, "narrowed", None)
+        return self if narrow is None else replace(self, make=narrow(rows, fields))
+
     def __call__(self, batch: pa.RecordBatch) -> Scored:
         """Read the log, and call the function."""
         log, known = self.log(batch)
@@ -97,7 +102,9 @@ class PolicySlates:
         logger: the logging policy, or its probability of each item at each slot, [slot item].
         examination: θ_k, the chance that each slot is examined.
         slot_weight: what a click at each slot is worth.
-        fields: the weights to fill; by default all that can be had.
+        fields: the weights to fill; by default those that the stream's estimators use.
+        rows: of the whole log, of which a batch is a part: weights that would take long for so many are left
+            out where `fields` does not name them. By default those of the batch; a stream knows how many.
     """
 
     policy: Policy
@@ -105,6 +112,15 @@ class PolicySlates:
     examination: Float[Tensor, " slot"] | None = None
     slot_weight: Float[Tensor, " slot"] | None = None
     fields: tuple[str, ...] | None = None
+    rows: int | None = None
+
+    def narrowed(self, rows: int, fields: tuple[str, ...] | None) -> "PolicySlates":
+        """Return the same with the weights that are used; with all, of so many rows, where none are named."""
+        if self.fields is not None:
+            return self
+        if fields is None:
+            return replace(self, rows=rows)
+        return replace(self, fields=tuple(f for f in FIELDS if f in fields))
 
     def __call__(self, log: Log) -> Slates:
         """Weigh the slates."""
@@ -115,4 +131,5 @@ class PolicySlates:
             examination=self.examination,
             slot_weight=self.slot_weight,
             fields=self.fields,
+            total=self.rows,
         )

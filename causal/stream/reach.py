@@ -13,12 +13,26 @@ from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 _UNSAID = frozenset(
-    (
-        "__dict__ __weakref__ __doc__ __module__ __annotations__ __annotate__ __annotate_func__ "
-        "__annotations_cache__ __abstractmethods__ _abc_impl __dataclass_fields__ __dataclass_params__ "
-        "__orig_bases__ __parameters__ __protocol_attrs__ __non_callable_proto_members__ __firstlineno__ "
-        "__static_attributes__"
-    ).split()  # noqa: SIM905 (a list of strings would be one name a line)
+    {
+        "__dict__",
+        "__weakref__",
+        "__doc__",
+        "__module__",
+        "__annotations__",
+        "__annotate__",
+        "__annotate_func__",
+        "__annotations_cache__",
+        "__abstractmethods__",
+        "_abc_impl",
+        "__dataclass_fields__",
+        "__dataclass_params__",
+        "__orig_bases__",
+        "__parameters__",
+        "__protocol_attrs__",
+        "__non_callable_proto_members__",
+        "__firstlineno__",
+        "__static_attributes__",
+    }
 )
 """Members of a class that say nothing of what it does. Dataclasses are told by the methods made for them."""
 
@@ -81,6 +95,8 @@ def installed(module: str | None, file: str = "") -> bool:
     if file:
         return file.startswith("<frozen") or _foreign(file)
     root = (module or "").partition(".")[0]
+    if root == "__main__":
+        return False
     if root in sys.stdlib_module_names or root in sys.builtin_module_names:
         return True
     return any(_foreign(place) for place in _places(root))

@@ -17,14 +17,12 @@ from causal.stream import checkpoint as state
 from causal.stream.files import PIECE, Paths, Piece, batches, named, survey
 from causal.stream.streamed import Streamed
 from causal.stream.tally import Tally, Task
-from causal.stream.weigh import Weigh
+from causal.stream.weigh import Make, Weigh, narrowed
 from causal.stream.workers import in_order
 from causal.sums import BUCKETS
 from simlab.errors import BadInput
 from simlab.parts import all_parts
 from simlab.seeds import Seed
-
-Make = Weigh | Callable[[pa.RecordBatch], Scored]
 
 ROWS = 16_384
 """Rows of a batch: ten slots of them are 1.3 MB as float64, so what follows decoding stays in the cache."""
@@ -79,7 +77,8 @@ def stream(
         weigh: makes rounds, slates or trajectories of a batch, see `causal.stream.weigh`; or several of them
             by the name of the target, all scored in the same pass.
         estimators: those to apply, whose scores of a row depend on that row alone (`streams`); by default all
-            of the catalogue that stream and whose needs the data meet.
+            of the catalogue that stream and whose needs the first row meets, but for those that ask more of
+            a log than to have columns (`suits`: replay). No other weights are filled than they use.
         group: "user" takes users as the units of every spread; None takes rows.
         workers: pieces at a time; -1 for one a core. Each works on one thread.
         backend: "loky", or "ray" for a Ray cluster whose machines see the files under the same paths.
@@ -110,7 +109,9 @@ def stream(
     if buckets < 0 or (buckets < 2 and group == "user"):
         raise BadInput(f"buckets is {buckets}, but users are told apart by at least 2 of them")
     pieces, columns = survey(paths, lambda schema: _needed(makes, schema), piece_rows)
-    parts = _chosen(estimators, makes, pieces, columns, batch_rows)
+    parts = _chosen(estimators, makes, pieces, columns)
+    used = tuple(dict.fromkeys(name for e in parts for name in (e.leans, *e.needs)))
+    makes = {name: narrowed(make, 0, used) for name, make in makes.items()}
     task = Task(makes, parts, columns, batch_rows, group == "user", buckets, seed)
 
     path = None if checkpoint is None else Path(checkpoint)
@@ -122,6 +123,7 @@ def stream(
     rest = pieces[done:]
     with closing(_merged(task, rest, total, workers, backend, address)) as merged:
         for total in merged:
+            _check_sums(task, total)
             done += 1
             if path is not None:
                 state.save(path, said, pieces[:done], total)
@@ -160,16 +162,14 @@ def _chosen(
     makes: Mapping[str, Make],
     pieces: Sequence[Piece],
     columns: tuple[str, ...],
-    rows: int,
 ) -> tuple[Estimator[Any], ...]:
     """Return the estimators; refuse those that need all rows at once."""
     if estimators is None:
-        with closing(batches(pieces[0], columns, rows)) as read:
+        rows = sum(piece.rows for piece in pieces)
+        with closing(batches(pieces[0], columns, 1)) as read:
             first = next(read)
         with named(pieces[0].path, pieces[0].row), torch.no_grad():
-            data = [make(first) for make in makes.values()]
-        found = [part() for part in all_parts(ROOMS[type(data[0]).__name__]).values()]
-        estimators = [e for e in found if e.streams and all(possible(e, d) for d in data)]
+            estimators = applicable([narrowed(make, rows, None)(first) for make in makes.values()])
     parts = tuple(estimators)
     if not parts:
         raise BadInput("there is no estimator to apply")
@@ -177,6 +177,28 @@ def _chosen(
         if not e.streams:
             raise BadInput(f"{e.name} needs all rows at once, so it cannot stream")
     return parts
+
+
+def applicable(some: Sequence[Scored]) -> list[Estimator[Any]]:
+    """Return the estimators of the catalogue that stream and have all they need, whatever the rows are.
+
+    One that asks whether the log suits it (replay) would ask some rows, which are not the log.
+
+    Args:
+        some: rows as each target weighs them.
+    """
+    found = [part() for part in all_parts(ROOMS[type(some[0]).__name__]).values()]
+    found = [e for e in found if e.streams and not hasattr(e, "suits")]
+    return [e for e in found if all(possible(e, rows) for rows in some)]
+
+
+def _check_sums(task: Task, total: Tally | None) -> None:
+    """Let estimators that ask more of a log than to have columns look at the weights so far."""
+    for target in task.makes if total is not None else ():
+        for e in task.estimators:
+            check = getattr(e, "check_sums", None)
+            if check is not None and total is not None:
+                check(total.weights[f"{target}/{e.leans}"])
 
 
 def _teller(progress: Callable[[Progress], None] | bool, pieces: Sequence[Piece]) -> Callable[[int], None]:

@@ -1,6 +1,6 @@
 """What is left of a piece of the log when its rows are gone: sums of scores, and of weights."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,12 +11,11 @@ from torch import Tensor
 
 from causal.contract import Estimator, Scored, Scores, Trajectories
 from causal.stream.files import Piece, batches, named
+from causal.stream.weigh import Make
 from causal.sums import ScoreSums
 from simlab.errors import BadInput
 from simlab.log import BadCell
 from simlab.seeds import Seed
-
-Make = Callable[[pa.RecordBatch], Scored]
 
 _SIDE = 64
 

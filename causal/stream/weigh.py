@@ -6,7 +6,7 @@ Each way says which columns it needs, so that nothing else is read. `slates.py` 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeVar, runtime_checkable
 
 import pyarrow as pa
 from torch import Tensor
@@ -26,6 +26,9 @@ class Weigh(Protocol):
 
     A refusal of a cell is a `simlab.log.BadCell` whose row counts from the batch's first; the stream says it
     with the file and the file's row. A function of a batch will do as well: it then gets all columns.
+
+    Which optional fields it fills may not depend on which rows, or how many, a batch has. Where it could fill
+    more than is asked for, it has a method `narrowed(rows, fields)` too, see `narrowed`.
     """
 
     def columns(self, schema: pa.Schema) -> Sequence[str]:
@@ -39,6 +42,12 @@ class Weigh(Protocol):
     def __call__(self, batch: pa.RecordBatch) -> Scored:
         """Make what estimators score; `group` is the user where users are to be resampled."""
         ...
+
+
+Make = Weigh | Callable[[pa.RecordBatch], Scored]
+"""What `causal.stream.stream` takes for a target."""
+
+Same = TypeVar("Same", bound=Callable[[pa.RecordBatch], Scored])
 
 
 @dataclass(frozen=True)
@@ -107,6 +116,19 @@ class ColumnTarget:
         )
         weight = (chances(batch, self.target, 1) / logger)[:, 0]
         return Rounds(worth, weight, q_logged, q_target, group_of(self.fields, batch))
+
+
+def narrowed(make: Same, rows: int, fields: tuple[str, ...] | None) -> Same:
+    """Return what weighs the batches of one log with the fields that are used, and no others.
+
+    Args:
+        make: weighs a batch; what has no method `narrowed(rows, fields)` is left as it is.
+        rows: of the whole log.
+        fields: those that estimators use; None for all that can be had of so many rows.
+    """
+    narrow = getattr(make, "narrowed", None)
+    out: Same = make if narrow is None else narrow(rows, fields)
+    return out
 
 
 def there(name: str, names: Sequence[str]) -> str:

@@ -12,20 +12,22 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import torch
 
-from causal.contract import MODEL, Scored, Slates, possible
+from causal.contract import MODEL, Scored, Slates
 from causal.evaluation import Estimate, to_frame
-from causal.slates import FIELDS, marginals_error
+from causal.slates import marginals_error
 from causal.stream import Streamed, stream
-from causal.stream.weigh import Weigh
+from causal.stream.run import applicable
+from causal.stream.weigh import Weigh, narrowed
 from simlab.errors import BadInput
 from simlab.lab.evaluation import LogMean, Result, given
-from simlab.lab.evaluation_units import COLUMN, KINDS, Unit, check_estimators, check_unit
+from simlab.lab.evaluation_choice import KINDS, Unit, check_estimators, whole_note
+from simlab.lab.evaluation_units import COLUMN, check_unit
 from simlab.lab.stream_files import Files, open_files
 from simlab.lab.stream_options import NO_MODEL, command_of
 from simlab.lab.stream_progress import count, watched
-from simlab.lab.stream_source import fit_model, narrowed, unit_of, weigher
+from simlab.lab.stream_source import fit_model, unit_of, weigher
 from simlab.lab.stream_verdict import judged, weight_rows
-from simlab.parts import names, part
+from simlab.parts import part
 from simlab.seeds import Seed
 
 if TYPE_CHECKING:
@@ -72,8 +74,7 @@ def evaluate_stream(config: "EvaluateConfig") -> Result:
     named = {key: weigher(config, files, name, unit, model) for key, name in words.items()}
     first = {key: _first(files, make) for key, (_, make) in named.items()}
     chosen = _estimators(config, unit, tuple(first.values()))
-    used = tuple(f for f in FIELDS if any(f in (e.leans, *e.needs) for e in chosen))
-    makes = {key: narrowed(make, used) for key, (_, make) in named.items()}
+    makes = {key: make for key, (_, make) in named.items()}
 
     found, took = _summed(config, files, makes, [LogMean(), *chosen], users, seed.split("intervals"))
     one = len(makes) == 1
@@ -132,15 +133,11 @@ def evaluate_stream(config: "EvaluateConfig") -> Result:
 def _first(files: Files, make: Weigh) -> Scored:
     """Weigh the first rows."""
     with files.blamed(), torch.no_grad():
-        return make(files.first(make.columns(files.schema)))
+        return narrowed(make, files.rows, None)(files.first(make.columns(files.schema)))
 
 
 def _estimators(config: "EvaluateConfig", unit: Unit, first: Sequence[Scored]) -> list[Any]:
-    """Return the estimators that were asked for, or all that apply, the simplest first.
-
-    One that asks whether it suits the data (replay) would ask one batch, which is not the log: it has to be
-    asked for by name.
-    """
+    """Return the estimators that were asked for, or all that apply, the simplest first."""
     if "all" not in config.estimators:
         chosen = [part(KINDS[unit], name)() for name in dict.fromkeys(config.estimators)]
         for e in chosen:
@@ -148,15 +145,10 @@ def _estimators(config: "EvaluateConfig", unit: Unit, first: Sequence[Scored]) -
                 raise BadInput(f"{e.name} needs all rows at once, so it cannot stream")
             if set(e.needs) & set(MODEL) and config.reward_model in NO_MODEL:
                 raise BadInput(f"{e.name} needs a reward model: a stream fits one if --reward-model names it")
-            for data in first:
-                for name in e.needs:
-                    data.need(name)
+            for missing in filter(None, (lacking(e, data) for data in first)):
+                raise BadInput(f"{e.name} needs {missing}")
         return chosen
-    found: list[Any] = [part(KINDS[unit], name)() for name in names(KINDS[unit])]
-    found = [e for e in found if e.streams and not hasattr(e, "suits") and all(possible(e, d) for d in first)]
-    if any(isinstance(d, Slates) and not d.per_slot for d in first):
-        found = [e for e in found if e.leans in ("joint", "pseudo")]
-    return sorted(found, key=lambda e: (len(e.needs), len(e.name)))
+    return sorted(applicable(first), key=lambda e: (len(e.needs), len(e.name)))
 
 
 def _summed(
@@ -212,6 +204,7 @@ def _remarks(config: "EvaluateConfig", unit: Unit, first: Scored, modelled: bool
     elif isinstance(first, Slates):
         if first.marginal_error is not None:
             out.append(f"In the first batch, {marginals_error(first)}.")
+        out += whole_note(config, first)
         if config.logger is None:
             out.append("Say with --logger who logged the slates, and more estimators apply.")
     return [*out, UNMEASURED]

@@ -12,11 +12,12 @@ from torch import Tensor
 
 from causal.contract import Scored
 from causal.rewards import Fitted, RewardModel
-from causal.stream import ColumnTarget, Logged, PolicyRounds, PolicySlates, SlateColumns, UserFolds, fit_folds
-from causal.stream.weigh import Weigh, there
+from causal.stream import ColumnTarget, PolicyRounds, PolicySlates, SlateColumns, UserFolds, fit_folds
+from causal.stream.weigh import Weigh, narrowed, there
 from simlab.context import Catalog
 from simlab.errors import BadInput
-from simlab.lab.evaluation_units import COLUMN, Unit
+from simlab.lab.evaluation_choice import Unit
+from simlab.lab.evaluation_units import COLUMN
 from simlab.lab.reward_models import reward_model
 from simlab.lab.stream_files import Files
 from simlab.lab.targets import fixed_policy
@@ -106,6 +107,10 @@ class InRange:
         """Return the columns to read."""
         return self.make.columns(schema)
 
+    def narrowed(self, rows: int, fields: tuple[str, ...] | None) -> "InRange":
+        """Return the same with the weights that are used, and no others."""
+        return replace(self, make=narrowed(self.make, rows, fields))
+
     def __call__(self, batch: pa.RecordBatch) -> Scored:
         """Weigh, and look at the rewards.
 
@@ -121,15 +126,6 @@ class InRange:
             raise BadCell("reward", row, why, float(reward[row]))
         assert isinstance(data, Scored)
         return data
-
-
-def narrowed(make: Weigh, fields: Sequence[str]) -> Weigh:
-    """Return what weighs a batch with the weights that are used, and no others."""
-    if isinstance(make, InRange):
-        return replace(make, make=narrowed(make.make, fields))
-    if isinstance(make, Logged) and isinstance(make.make, PolicySlates):
-        return replace(make, make=replace(make.make, fields=tuple(fields)))
-    return make
 
 
 def fit_model(config: "EvaluateConfig", files: Files, seed: Seed) -> UserFolds:

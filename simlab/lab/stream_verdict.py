@@ -12,7 +12,8 @@ from torch import Tensor
 from causal.diagnostics import Diagnostics, Verdict, verdict
 from causal.stream import Streamed
 from simlab.errors import BadInput
-from simlab.lab.evaluation_units import MEAN_ONE, Unit, by_mean, judge
+from simlab.lab.evaluation_choice import Unit
+from simlab.lab.evaluation_units import MEAN_ONE, by_mean, judge
 
 
 def judged(
@@ -31,12 +32,9 @@ def judged(
         Those that may be printed, and the verdict.
 
     Raises:
-        BadInput: if there is none, unless forced; and for replay on weights that differ.
+        BadInput: if there is none, unless forced.
     """
     leans = [found.leans[found.names.index(key)] for key in keys]
-    for e, where in zip(chosen, leans, strict=True):
-        if hasattr(e, "suits") and not _alike(found, where):
-            raise BadInput(f"{e.name} needs a uniformly random logger, but the weights differ: use snips")
     measured = [found.overlap(key) for key in keys]
     if unit == "round":
         return chosen, _of_rounds(found, leans, measured, force)
@@ -98,12 +96,3 @@ def _of_rounds(
     if said.level == "refused" and not force:
         raise BadInput(said.sentences[0])
     return said
-
-
-def _alike(found: Streamed, key: str) -> bool:
-    """Tell whether all positive weights are the same, which no single batch has seen.
-
-    None is below the largest exactly if Σw² = max w Σw.
-    """
-    total, square, largest = (float(x[0]) for x in found.tally.weights[key])
-    return square >= largest * total * (1 - 1e-6)

@@ -243,7 +243,7 @@ def test_replay_is_the_mean_over_matches() -> None:
     same(SNIPS(), uniform, wanted)
     # With the weights that it has, it is refused.
     data = tabular(z["action"], z["reward"], z["pscore"], target)
-    with pytest.raises(BadInput, match=r"replay needs a uniformly random logger, but row \d+ has weight"):
+    with pytest.raises(BadInput, match=r"column \(weight\), row \d+: .* needs a uniformly random logger"):
         Replay().score(data)
 
 
@@ -273,7 +273,7 @@ def test_replay_of_a_logger_with_tastes_is_wrong_and_refused() -> None:
     assert abs(population_value(SNIPS().score(rounds), probability) - world.value()) < EXACT
     assert not possible(Replay(), rounds)
     assert "replay" not in {e.name for e in evaluate(rounds)}
-    sentence = "row 4 has weight 10 and row 6 has weight 5: use snips"
+    sentence = r"row 6: 5.0 is not the 10 of the first match: replay needs a uniformly random logger"
     with pytest.raises(BadInput, match=sentence):
         Replay().score(rounds)
 

@@ -1,5 +1,6 @@
 """Streams: what files give is what memory gives, however the rows are cut and stored."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from causal.bandit.dr import DR
 from causal.bandit.ips import IPS
+from causal.bandit.replay import Replay
 from causal.bandit.snips import SNIPS
 from causal.contract import Estimator, Scores, Slates, Trajectories, ones, stderr, value
 from causal.contract import Score as OneScore
@@ -20,7 +22,8 @@ from causal.evaluation import estimate, evaluate, overlap, paired_difference
 from causal.intervals import interval
 from causal.rounds import rounds
 from causal.slate.clipped_iips import ClippedIIPS
-from causal.slates import slates
+from causal.slate.pi import PI
+from causal.slates import FIELDS, slates
 from causal.stream import (
     Columns,
     ColumnTarget,
@@ -33,6 +36,7 @@ from causal.stream import (
     fit_folds,
     stream,
 )
+from causal.stream.weigh import narrowed
 from causal.sums import ScoreSums
 from simlab.errors import BadInput
 from simlab.parts import all_parts
@@ -170,6 +174,66 @@ def test_by_default_all_that_stream_and_apply(tmp_path: Path) -> None:
     theirs = {e.name: e.value for e in evaluate(in_memory(columns), ALL)}
     ours = {e.name: e.value for e in with_model.estimates()}
     assert {name: ours[name] for name in theirs} == pytest.approx(theirs, rel=1e-12)
+
+
+def test_what_runs_by_default_does_not_depend_on_the_split(tmp_path: Path) -> None:
+    """A batch whose weights are all alike does not make replay right: it must be asked for."""
+    columns = made(60)
+    columns["target_propensity"] = columns["propensity"] * np.repeat([2.0, 3.0], 30) / 3
+    folder = write(tmp_path / "log", columns)
+    by_batch = [stream(folder, TARGET, batch_rows=rows).names for rows in (1, 30, 60)]
+    assert by_batch[0] == by_batch[1] == by_batch[2]
+    assert "replay" not in by_batch[0]
+    for rows in (1, 7, 30):
+        with pytest.raises(BadInput, match="replay needs a uniformly random logger"):
+            stream(folder, TARGET, [IPS(), Replay()], batch_rows=rows)
+    with pytest.raises(
+        BadInput, match=r"001.parquet: column \(weight\), row 27: 1.0\d* is not the 0.66\d* of the first"
+    ):
+        stream(write(tmp_path / "two", columns, (15,)), TARGET, [Replay()])
+    alike = stream(write(tmp_path / "half", {k: v[:30] for k, v in columns.items()}), TARGET, [Replay()])
+    assert alike.estimates()[0].value == pytest.approx(columns["reward"][:30].mean(), rel=1e-12)
+
+
+def test_pseudo_inverse_weights_do_not_depend_on_the_split(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether to list all slates of every row is a matter of the whole log, as it is in memory."""
+    world = slate_world()
+    log = world.listed().draw(60, seed=6)
+    write_log(log, tmp_path / "log.parquet")
+    slates_ = math.perm(world.items, world.slots)
+    weigh = Logged(PolicySlates(world.target, world.logger))
+    for many, there in ((60, True), (59, False)):  # at most so many rounds are worth listing
+        monkeypatch.setattr("causal.pseudo_inverse.LONG", many * slates_)
+        in_memory = slates(log, world.target, logger=world.logger, group_by_user=False)
+        assert (in_memory.pseudo is not None) is there
+        for rows in (1, 7, 50, 60):
+            found = stream(tmp_path, weigh, batch_rows=rows, group=None)
+            assert ({"PI", "SNPI"} <= set(found.names)) is there
+            assert {"SIPS", "IIPS", "RIPS"} <= set(found.names)
+    whole = slates(log, world.target, logger=world.logger, fields=["pseudo"], group_by_user=False)
+    for rows in (1, 7, 60):
+        found = stream(tmp_path, weigh, [PI()], batch_rows=rows, group=None)
+        assert found.estimates()[0].value == pytest.approx(value(PI().score(whole)), rel=1e-12)
+
+
+def test_only_the_weights_that_are_used_are_filled() -> None:
+    world = slate_world()
+    weigh = Logged(PolicySlates(world.target, world.logger))
+    log = world.listed().draw(5, seed=6)
+
+    def filled(make: Logged) -> list[str]:
+        data = make.make(log)
+        return [name for name in FIELDS if getattr(data, name) is not None]
+
+    assert filled(narrowed(weigh, 5, ("cascade", "q_logged"))) == ["cascade"]
+    assert filled(narrowed(weigh, 5, None)) == ["joint", "marginal", "cascade", "pseudo", "document"]
+    named = replace(weigh, make=PolicySlates(world.target, world.logger, fields=("document",)))
+    assert filled(narrowed(named, 5, ("joint",))) == ["document"]
+    assert narrowed(TARGET, 5, None) is TARGET
+    rounds_ = Logged(PolicyRounds(world.target))
+    assert narrowed(rounds_, 5, ()) is rounds_
 
 
 def test_two_estimators_of_one_name_are_told_apart(tmp_path: Path) -> None:
