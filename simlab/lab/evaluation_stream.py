@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import torch
 
-from causal.contract import MODEL, Scored, Slates
+from causal.contract import MODEL, Scored, Slates, lacking
 from causal.evaluation import Estimate, to_frame
 from causal.slates import marginals_error
 from causal.stream import Streamed, stream
