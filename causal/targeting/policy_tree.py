@@ -18,6 +18,7 @@ from causal.targeting.measure import Array, Measure
 from causal.targeting.policies import Assignment, costs, worths
 from causal.targeting.scores import Nuisances, aipw, deal
 from causal.targeting.value import value
+from causal.uplift._econml import asked
 from causal.uplift._rows import counted
 from causal.uplift.contract import Trial, _numbers
 from simlab.errors import BadInput
@@ -80,8 +81,9 @@ class _Policy(BaseEstimator):  # type: ignore[misc]
         trial = counted(trial)
         if len(trial) < 4 * self.leaf:
             raise BadInput(f"the trial has {len(trial)} rows, too few for honest leaves of {self.leaf} rows")
-        models = self.outcome_model, self.propensity_model
-        gain = aipw(trial, *models, self.folds, Seed(self.random_state), clip=self.clip)
+        seed = self.random_state
+        outcome, chance = asked(self.outcome_model, seed), asked(self.propensity_model, seed)
+        gain = aipw(trial, outcome, chance, self.folds, Seed(seed), clip=self.clip)
         net = worths(gain, self.worth) - costs(self.cost, 1, len(trial.arms) - 1)
         self.arms_, self.names_, self.n_features_in_ = trial.arms, trial.names, trial.x.shape[1]
         score = np.column_stack([np.zeros(len(trial)), net])

@@ -38,11 +38,16 @@ def chance_of(model: Any, seed: int) -> Any:
 
 
 def seeded(model: Any, seed: int) -> Any:
-    """Return a clone with `random_state` set, where it has one that is None."""
+    """Return a clone with every `random_state` that is None set, those of steps and members too."""
     made = clone(model)
-    if "random_state" in made.get_params() and made.get_params()["random_state"] is None:
-        made.set_params(random_state=seed)
-    return made
+    params = made.get_params()
+    loose = [k for k, v in params.items() if v is None and k.rsplit("__", 1)[-1] == "random_state"]
+    return made.set_params(**dict.fromkeys(loose, seed))
+
+
+def asked(model: Any, seed: int) -> Any:
+    """Return a seeded clone of a model that takes weights; None, for a default, stays None."""
+    return None if model is None else seeded(weighable(model), seed)
 
 
 class EconMLLearner(UpliftLearner):
@@ -124,11 +129,15 @@ class EconMLLearner(UpliftLearner):
         effect = self._effect(self._trial.x)
         weight = np.ones(len(effect)) if self._trial.weight is None else self._trial.weight
         value = np.average(effect, axis=0, weights=weight)
-        model = None if self.outcome_model is None else self.outcome_model
-        scores = aipw(self._trial, model, self.propensity_model, max(self.folds, 2), Seed(self.random_state))
-        error = average(scores, self._trial).stderr
+        error = average(self._scores(), self._trial).stderr
         how = "mean effect; standard error of the efficient influence function, cross-fitted"
         return Average(tuple(map(float, value)), error, self.arms_[1:], how)
+
+    def _scores(self) -> Float[Array, "round treated"]:
+        """Return doubly robust scores of the trial, by the learner's own nuisances."""
+        seed = self.random_state
+        outcome, chance = asked(self.outcome_model, seed), asked(self.propensity_model, seed)
+        return aipw(self._trial, outcome, chance, max(self.folds, 2), Seed(seed))
 
     def _splits(self, trial: Trial) -> list[tuple[Array, Array]]:
         """Return folds for EconML as (rows to learn from, rows held out): users whole, else each arm evenly.

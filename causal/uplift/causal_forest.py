@@ -4,10 +4,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from causal.targeting.scores import aipw, average
+from causal.targeting.scores import average
 from causal.uplift._econml import EconMLLearner
 from causal.uplift.contract import Average, Trial
-from simlab.seeds import Seed
 
 
 class CausalForest(EconMLLearner):
@@ -67,8 +66,7 @@ class CausalForest(EconMLLearner):
     def _ate(self) -> Average:
         trial = self._trial
         if trial.weight is not None or trial.user is not None or len(trial.arms) > 2:
-            models = self.outcome_model, self.propensity_model
-            return average(aipw(trial, *models, max(self.folds, 2), Seed(self.random_state)), trial)
+            return average(self._scores(), trial)
         value, error = np.ravel(self.model_.ate_), np.ravel(self.model_.ate_stderr_)
         how = "EconML's doubly robust average effect"
         return Average(tuple(map(float, value)), tuple(map(float, error)), self.arms_[1:], how)

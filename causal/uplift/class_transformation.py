@@ -8,7 +8,7 @@ from sklearn.base import is_classifier
 from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 
 from causal.targeting.scores import nuisances
-from causal.uplift._econml import seeded
+from causal.uplift._econml import asked, seeded
 from causal.uplift._influence import average, scores
 from causal.uplift._nuisance import Nuisance
 from causal.uplift._rows import counted
@@ -109,8 +109,8 @@ class ClassTransformation(UpliftLearner):
 
     def _chance(self, trial: Trial) -> Float[Array, "round arm"]:
         zero = np.zeros((len(trial), len(trial.arms)))
-        seed = Seed(self.random_state)
-        found = nuisances(trial, None, self.propensity_model, self.folds, seed, mu=zero).e
+        model = asked(self.propensity_model, self.random_state)
+        found = nuisances(trial, None, model, self.folds, Seed(self.random_state), mu=zero).e
         return found if self._knows(trial) else np.maximum(found, self.clip)
 
     def _model(self, trial: Trial) -> Any:

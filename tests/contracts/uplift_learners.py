@@ -14,10 +14,11 @@ import pandas as pd
 import pytest
 import torch
 from sklearn.base import clone
+from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import PolynomialFeatures
+from sklearn.preprocessing import PolynomialFeatures, StandardScaler
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from causal.uplift._deep import DeepLearner
@@ -124,6 +125,24 @@ def check_same_seed_same_effects(learner: UpliftLearner) -> None:
     kept = pickle.loads(pickle.dumps(made))
     assert np.array_equal(kept.effect(given["X"]), one)
     assert kept.ate() == average
+
+
+def check_models_without_a_seed_get_one(learner: UpliftLearner) -> None:
+    """Forests in pipelines that draw anew at each fit give the same effects and average twice."""
+    given, _ = drawn(150, 17)
+    loose: dict[str, Any] = {
+        "outcome_model": make_pipeline(StandardScaler(), RandomForestRegressor(3, max_depth=3)),
+        "propensity_model": make_pipeline(StandardScaler(), RandomForestClassifier(3, max_depth=2)),
+        "effect_model": RandomForestRegressor(3, max_depth=3),
+    }
+    models = {k: v for k, v in loose.items() if k in learner.get_params()}
+    if not models:  # nets have no other models, and their seed is checked above
+        return
+    for more in ({}, {"groups": np.arange(150) // 2, "control": 0}):
+        one, two = (clone(learner).set_params(**models).fit(**given, **more) for _ in range(2))
+        assert np.array_equal(one.effect(given["X"]), two.effect(given["X"]))
+        assert one.ate() == two.ate()
+        assert one.ate() == one.ate()
 
 
 def check_threads_do_not_matter(learner: UpliftLearner) -> None:
@@ -435,6 +454,7 @@ def check_too_few(learner: UpliftLearner) -> None:
 CHECKS = (
     check_settings_are_those_given,
     check_same_seed_same_effects,
+    check_models_without_a_seed_get_one,
     check_threads_do_not_matter,
     check_order_of_rows,
     check_no_effect_is_none,
