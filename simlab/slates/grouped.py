@@ -134,17 +134,18 @@ class GroupedPlackettLuce(SlateDistribution):
         rows, groups = len(score), self.penalty.shape[1]
         column = torch.zeros(rows, groups, self.slots, dtype=torch.int64, device=score.device)
         worth = score.new_full((rows, groups, self.slots), -torch.inf)
-        one = _same(self.group)
+        logits, shared = self.logits, _same(self.group) and rows > 0
+        if shared:  # groups side by side, so that each is a slice
+            place = self.group[0].argsort(stable=True)
+            score, logits = score.index_select(1, place), logits.index_select(1, place)
+            ends = torch.bincount(self.group[0], minlength=groups).cumsum(0).tolist()
         for g in range(groups):
-            if one:
-                member = (self.group[0] == g).nonzero().squeeze(1)
-                own, logit = score[:, member], self.logits[:, member]
+            if shared:
+                inside = slice(ends[g - 1] if g else 0, ends[g])
+                own, logit = score[:, inside], logits[:, inside]
             else:
                 other = self.group != g
-                own, logit = (
-                    score.masked_fill(other, -torch.inf),
-                    self.logits.masked_fill(other, -torch.inf),
-                )
+                own, logit = score.masked_fill(other, -torch.inf), logits.masked_fill(other, -torch.inf)
             few = min(self.slots, own.shape[1])
             if not few:
                 continue
@@ -156,7 +157,7 @@ class GroupedPlackettLuce(SlateDistribution):
                 terms = torch.cat([rest, kept.flip(1)], 1).clamp_min(FLOOR)
                 kept = terms.logcumsumexp(1)[:, 1:].flip(1)
                 kept = kept.masked_fill(kept <= FLOOR / 2, -torch.inf)
-            column[:, g, :few] = member[order] if one else order
+            column[:, g, :few] = place[inside][order] if shared else order
             worth[:, g, :few] = kept
         return column, worth
 
@@ -174,30 +175,30 @@ class GroupedPlackettLuce(SlateDistribution):
         Args:
             columns: slates without repeats; a masked candidate gets -inf.
         """
-        groups, penalty = self.penalty.shape[1], self.penalty
-        chosen = self.logits.gather(1, columns)
-        dead = chosen.isneginf()
-        chosen = chosen.clamp_min(FLOOR)
+        groups = self.penalty.shape[1]
+        picked = self.logits.gather(1, columns)
+        dead = picked.isneginf()
+        chosen = picked.clamp_min(FLOOR)
         group = self.group.gather(1, columns)
-        rest, mean = _Rest.apply(self.logits, columns, self.group, groups)  # type: ignore[no-untyped-call]
+        rest, mean, top = _Rest.apply(self.logits, columns, self.group, groups)  # type: ignore[no-untyped-call]
         is_of = group.unsqueeze(2) == torch.arange(groups, device=group.device)  # [user slot group]
-        table = torch.where(is_of, chosen.unsqueeze(2), FLOOR)
-        left = torch.cat([rest.unsqueeze(1), table.flip(1)], 1).logcumsumexp(1)[:, 1:].flip(1)
         count = is_of.long().cumsum(1) - is_of.long()
-        fine = -penalty.unsqueeze(1).expand(-1, self.slots, -1, -1).gather(3, count.unsqueeze(3)).squeeze(3)
-        total = (left + fine).logsumexp(2)  # log Σ over what is left at each slot
-        own_fine = fine.gather(2, group.unsqueeze(2)).squeeze(2)
-        log_prob = (chosen + own_fine - total).masked_fill(dead, -torch.inf)
-        # H = log Σ - E[ℓ - φ]: over groups, the mean of the never shown, and the chosen that are still left.
-        level = total.detach().amax(1, keepdim=True)  # logits of any size: their differences count
-        below = torch.ones(self.slots, self.slots, dtype=torch.bool, device=group.device).triu()
-        fine_of = fine.gather(2, group.unsqueeze(1).expand(-1, self.slots, -1))  # φ at slot k of item j
-        share = (chosen.unsqueeze(1) + fine_of - total.unsqueeze(2)).exp().masked_fill(~below, 0.0)
-        never = (rest.unsqueeze(1) + fine - total.unsqueeze(2)).exp()
-        offset = (chosen - level).masked_fill(dead, 0.0)
-        inside = (never * (mean - level).unsqueeze(1)).sum(2) + (share * offset.unsqueeze(1)).sum(2)
-        held = ((left + fine - total.unsqueeze(2)).exp() * fine).sum(2)
-        return log_prob, total - level - inside - held
+        every = self.penalty.unsqueeze(1).expand(-1, self.slots, -1, -1)
+        fine = -every.gather(3, count.unsqueeze(3)).squeeze(3)  # -φ of each group at slot k
+        fine_of = fine.gather(2, group.unsqueeze(1).expand(-1, self.slots, -1))  # of the item of slot j
+        # In units of the best that is left at slot k: no weight overflows, and one of them is 1.
+        level = torch.cat([top, chosen.detach().flip(1)], 1).cummax(1).values[:, 1:].flip(1)
+        here = torch.ones(self.slots, self.slots, dtype=torch.bool, device=group.device).triu()
+        above = torch.where(here, chosen.unsqueeze(1) - level.unsqueeze(2), LOWEST * 2)
+        share = (above + fine_of).exp() * (above > LOWEST * 2)  # of what is chosen at k or below
+        never = (rest.unsqueeze(1) - level.unsqueeze(2) + fine).exp()
+        total = share.sum(2) + never.sum(2)
+        own = chosen - level + fine.gather(2, group.unsqueeze(2)).squeeze(2)
+        log_prob = (own - total.log()).masked_fill(dead, -torch.inf)
+        # H = log Σ - E[ℓ - φ], over the never shown by their groups, and over the chosen that are still left.
+        inside = never * ((mean.unsqueeze(1) - level.unsqueeze(2)).masked_fill(never == 0, 0.0) + fine)
+        chosen_part = share * (above.masked_fill(share == 0, 0.0) + fine_of)
+        return log_prob, total.log() - (inside.sum(2) + chosen_part.sum(2)) / total
 
     def slot_marginals(self) -> Float[Tensor, "user slot cand"]:
         """Return P(candidate at slot); float64, without a gradient."""
@@ -268,7 +269,9 @@ class GroupedPlackettLuce(SlateDistribution):
 
 
 class _Rest(torch.autograd.Function):
-    """Log-mass and mean logit of the never shown of each group: M_g = Σ e^ℓ, m_g = Σ e^ℓ ℓ / M_g.
+    """Log-mass and mean logit of the never shown of each group, M_g = Σ e^ℓ and m_g = Σ e^ℓ ℓ / M_g.
+
+    Beside them the largest logit of the never shown, which has no gradient.
 
     ∂ log M_g / ∂ℓ_i = e^{ℓ_i} / M_g and ∂ m_g / ∂ℓ_i = e^{ℓ_i} (1 + ℓ_i - m_g) / M_g. Nothing of the size of
     the logits is kept between forward and backward, and rows are worked off a few at a time.
@@ -277,7 +280,7 @@ class _Rest(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, logits: Tensor, columns: Tensor, group: Tensor, groups: int
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor]:
         rows = len(logits)
         top = logits.new_empty(rows, 1)
         mass, moment = (logits.new_empty(rows, groups) for _ in range(2))
@@ -289,11 +292,14 @@ class _Rest(torch.autograd.Function):
         ctx.save_for_backward(logits, columns, group, top, mass, moment)
         empty = mass == 0
         log_mass = (mass.log() + top).masked_fill(empty, FLOOR)
-        return log_mass, (moment / mass + top).masked_fill(empty, 0.0)
+        ctx.mark_non_differentiable(top)
+        return log_mass, (moment / mass + top).masked_fill(empty, 0.0), top
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, of_log_mass: Tensor, of_mean: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(
+        ctx: Any, of_log_mass: Tensor, of_mean: Tensor, of_top: Tensor
+    ) -> tuple[Tensor, None, None, None]:
         logits, columns, group, top, mass, moment = ctx.saved_tensors
         empty = mass == 0
         slope = (of_mean / mass).masked_fill(empty, 0.0)
