@@ -190,12 +190,12 @@ def check_no_effect_is_none(learner: UpliftLearner) -> None:
 
 def check_a_linear_effect_is_found(learner: UpliftLearner) -> None:
     """Single effects are near, and the average is within four standard errors of the truth."""
-    given, truth = drawn(2000, 7)
     made = clone(learner)
+    given, truth = drawn(1000 if isinstance(made, DeepLearner) else 2000, 7)
     if isinstance(made, DeepLearner):
-        made.set_params(epochs=15, learning_rate=0.01, shared=(32,), heads=(32,))
+        made.set_params(epochs=12, learning_rate=0.01, shared=(32,), heads=(32,))
     found = made.fit(**given).effect(given["X"])
-    assert found.shape == (2000,)
+    assert found.shape == given["T"].shape
     assert rms(found - truth[:, 0]) < ERROR.get(made.name, 0.3 if isinstance(made, DeepLearner) else 0.15)
     average = made.ate()
     assert abs(average.value[0] - truth.mean()) < 4 * average.stderr[0]
