@@ -3,13 +3,13 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import pandas as pd
 import torch
 from torch import Tensor
 
-from causal.contract import MODEL, Rounds, Score, Scores, Slates, ones, possible
+from causal.contract import Rounds, Score, Scores, Slates, ones
 from causal.diagnostics import Diagnostics, Verdict, check_range, diagnose, verdict
 from causal.evaluation import Estimate, estimate, evaluate, paired_difference, to_frame
 from causal.intervals import KINDS
@@ -17,21 +17,19 @@ from causal.rewards import RewardModel, answers
 from causal.rounds import rounds
 from causal.tuning import family, tune
 from simlab.errors import BadInput, nearest
+from simlab.lab.evaluation_choice import Unit, applying, asked, check_estimators, with_model
 from simlab.lab.evaluation_units import (
     COLUMN,
-    Unit,
     Weighed,
-    check_estimators,
     unit_of,
     weigh_slates,
     weigh_trajectories,
 )
 from simlab.lab.grammar import parse
 from simlab.lab.log_source import LogSource, load, named, probability
-from simlab.lab.reward_models import cascade_model, check_word, q_model, reward_model
+from simlab.lab.reward_models import check_word, reward_model
 from simlab.lab.stream_options import check_stream
 from simlab.lab.targets import Target, make_target
-from simlab.parts import names, part
 from simlab.seeds import Seed
 
 if TYPE_CHECKING:
@@ -146,6 +144,14 @@ def check(config: "EvaluateConfig") -> None:
         raise BadInput(f"discount is {config.discount}, but it is in [0, 1]")
     if config.horizon is not None and config.horizon < 1:
         raise BadInput(f"horizon is {config.horizon}, but at least one step counts")
+    if config.examination and config.unit in ("auto", "slate") and config.logger is None:
+        raise BadInput("--examination needs --logger: how often users saw what the logger showed")
+    if (
+        config.examination
+        and config.unit in ("auto", "slate")
+        and not {"all", "pbm"} & set(config.estimators)
+    ):
+        raise BadInput("--examination is for the estimator pbm, and --estimators does not name it")
     if any(not 0 <= x <= 1 for x in config.examination):
         wrong = next(x for x in config.examination if not 0 <= x <= 1)
         raise BadInput(f"examination has {wrong}, but it is a chance between 0 and 1")
@@ -191,8 +197,10 @@ def evaluate_log(config: "EvaluateConfig") -> Result:
         gains = _gains(config, (weighed, estimates), (against, _estimates(config, against, luck)), luck)
         for column, of in (("versus", "value"), ("versus_low", "low"), ("versus_high", "high")):
             frame[column] = [gains.get(e.name, {}).get(of, math.nan) for e in weighed.estimators]
+        about = [n for n in (*other.notes, *against.notes) if n not in notes]
         notes = (
             *notes,
+            *(f"Of {other.name}: {n}" for n in about),
             f"versus is the difference to {other.name}, paired on the same {len(judge):,} rounds.",
         )
     short = tuple(e.name for e in weighed.estimators)
@@ -220,7 +228,8 @@ def _weigh(
     """Weigh each unit of a log for a target, and look at the weights."""
     if unit == "round":
         return _weigh_rounds(config, source, target, seed)
-    weighed = _weigh_others(config, source, target, unit, seed)
+    weigh = weigh_slates if unit == "slate" else weigh_trajectories
+    weighed = weigh(config, source, target, seed)
     return weighed, diagnose(weighed.rounds)
 
 
@@ -276,19 +285,27 @@ def _weigh_rounds(
     Raises:
         BadInput: for a log that cannot answer, unless forced.
     """
-    chosen, model, notes = _estimators(config, target, source)
-    weighed = rounds(
-        target.log,
-        target.policy,
-        model,
-        folds=config.folds,
-        seed=seed.split("folds"),
-        past=target.past,
-        page_slots=source.page_slots if target.log.position is not None else None,
-    )
+
+    def weighed(model: RewardModel | None) -> Rounds:
+        return rounds(
+            target.log,
+            target.policy,
+            model,
+            folds=config.folds,
+            seed=seed.split("folds"),
+            past=target.past,
+            page_slots=source.page_slots if target.log.position is not None else None,
+        )
+
+    def recipe() -> RewardModel | None:
+        answers(target.log)
+        return reward_model(config.reward_model, target.log, source.catalog)
+
+    chosen = asked(config, "round")
+    data, notes = with_model(config, chosen, target, recipe, weighed)
     policy = None if isinstance(target.policy, Tensor) else target.policy
     found = diagnose(
-        weighed,
+        data,
         target.log,
         policy,
         past=target.past,
@@ -298,23 +315,7 @@ def _weigh_rounds(
     said = verdict(found)
     if said.level == "refused" and not config.force:
         raise BadInput(said.sentences[0])
-    if "all" in config.estimators:
-        chosen = [e for e in chosen if possible(e, weighed)]
-    return Weighed(weighed, weighed, chosen, said, notes), found
-
-
-def _weigh_others(
-    config: "EvaluateConfig", source: LogSource, target: Target, unit: Unit, seed: Seed
-) -> Weighed:
-    """Weigh slates or trajectories."""
-    knows = not isinstance(target.policy, Tensor) and config.reward_model != "none"
-    if unit == "slate":
-        model = None
-        if knows and config.logger is not None:
-            model = cascade_model(config.reward_model, target.log, source.catalog)
-        return weigh_slates(config, source, target, model, seed)
-    recipe = q_model(config.reward_model, target.log, source.catalog) if knows else None
-    return weigh_trajectories(config, target, recipe, seed)
+    return Weighed(data, data, applying(config, chosen, data), said, notes), found
 
 
 def _target(config: "EvaluateConfig", words: str, source: LogSource, seed: Seed) -> Target:
@@ -326,45 +327,6 @@ def _target(config: "EvaluateConfig", words: str, source: LogSource, seed: Seed)
         return Target(words, source.log, chance, notes=(column_note(name),))
     campaign = getattr(source.dataset, "campaign", None)
     return make_target(words, source.log, source.catalog, seed, campaign)
-
-
-def _estimators(
-    config: "EvaluateConfig", target: Target, source: LogSource
-) -> tuple[list[Any], RewardModel | None, tuple[str, ...]]:
-    """Return the estimators that apply, the reward model if any of them needs one, and what was left out."""
-    everything = "all" in config.estimators
-    words = names("estimator") if everything else list(dict.fromkeys(config.estimators))
-    chosen = [part("estimator", word)() for word in words]
-    if everything:  # that rounds of one logger can have; the simplest first
-        chosen = [e for e in chosen if set(e.needs) <= set(MODEL)]
-        chosen.sort(key=lambda e: (_modelled(e), len(e.name)))
-    if not any(_modelled(e) for e in chosen):
-        return chosen, None, ()
-    why = ""
-    model = None
-    if isinstance(target.policy, Tensor):
-        why = "a reward model needs to know all that the policy does, and a column does not say it"
-    elif config.reward_model == "none":
-        why = "there is no reward model"
-    else:
-        try:
-            answers(target.log)
-            model = reward_model(config.reward_model, target.log, source.catalog)
-        except BadInput as reason:
-            if config.reward_model != "auto":
-                raise
-            why = str(reason)
-    if model is not None:
-        return chosen, model, ()
-    left = [e for e in chosen if _modelled(e)]
-    if not everything:
-        raise BadInput(f"{left[0].name} needs a reward model: {why}")
-    sentence = f"{', '.join(e.name for e in left)} are left out: {why}."
-    return [e for e in chosen if not _modelled(e)], None, (sentence,)
-
-
-def _modelled(estimator: Any) -> bool:
-    return "q_target" in estimator.needs
 
 
 _CAVEATS = {

@@ -72,7 +72,8 @@ def evaluate_stream(config: "EvaluateConfig") -> Result:
             f"whole users, in {config.folds} folds: no row is scored by a model that has seen its user."
         )
     named = {key: weigher(config, files, name, unit, model) for key, name in words.items()}
-    first = {key: _first(files, make) for key, (_, make) in named.items()}
+    rows = files.rows if "all" in config.estimators else 1  # what is asked for by name may take long
+    first = {key: _first(files, make, rows) for key, (_, make) in named.items()}
     chosen = _estimators(config, unit, tuple(first.values()))
     makes = {key: make for key, (_, make) in named.items()}
 
@@ -130,10 +131,10 @@ def evaluate_stream(config: "EvaluateConfig") -> Result:
     )
 
 
-def _first(files: Files, make: Weigh) -> Scored:
-    """Weigh the first rows."""
+def _first(files: Files, make: Weigh, rows: int) -> Scored:
+    """Weigh the first rows, with all that can be had of so many."""
     with files.blamed(), torch.no_grad():
-        return narrowed(make, files.rows, None)(files.first(make.columns(files.schema)))
+        return narrowed(make, rows, None)(files.first(make.columns(files.schema)))
 
 
 def _estimators(config: "EvaluateConfig", unit: Unit, first: Sequence[Scored]) -> list[Any]:

@@ -14,28 +14,22 @@ from jaxtyping import Float
 from torch import Tensor
 
 from causal.cascade_reward import CascadeModel
-from causal.contract import Rounds, Scored, Slates, Trajectories, possible
+from causal.contract import Rounds, Scored, Slates, Trajectories
 from causal.diagnostics import Verdict, mean_sentence, share_sentence
 from causal.evaluation import effective, overlap
+from causal.fqe import fqe
+from causal.q_models import QModel
 from causal.slates import marginals_error, slates
 from causal.trajectories import trajectories
-from simlab.errors import BadInput, nearest
+from simlab.errors import BadInput
+from simlab.lab.evaluation_choice import Unit, applying, asked, whole_note, with_model
 from simlab.lab.log_source import LogSource
+from simlab.lab.reward_models import cascade_model, q_model
 from simlab.lab.targets import Target, make_target
-from simlab.parts import names, part
 from simlab.seeds import Seed
 
 if TYPE_CHECKING:
     from simlab.lab.evaluate import EvaluateConfig
-
-Unit = Literal["round", "slate", "trajectory"]
-
-KINDS: dict[Unit, str] = {
-    "round": "estimator",
-    "slate": "slate estimator",
-    "trajectory": "trajectory estimator",
-}
-"""The kind of part that scores each unit."""
 
 COLUMN = "column:"
 """What begins the words of a policy that is a column of the log."""
@@ -95,38 +89,14 @@ def check_unit(config: "EvaluateConfig", unit: Unit) -> None:
             raise BadInput(f"{name} is for --unit {owner}, and this evaluation weighs each {unit}")
 
 
-def check_estimators(chosen: Sequence[str], unit: Unit | None = None) -> None:
-    """Refuse a name that no estimator has.
-
-    Args:
-        chosen: the words of the command line.
-        unit: what is weighed, where it is known; else any kind will do.
-
-    Raises:
-        BadInput: with the nearest name, or the unit that the name belongs to.
-    """
-    every = {u: [n.replace("_", "-") for n in names(kind)] for u, kind in KINDS.items()}
-    known = [n for u in every if unit in (None, u) for n in every[u]]
-    for name in chosen:
-        if name == "all" or name in known:
-            continue
-        homes = [u for u in every if name in every[u]]
-        if homes:
-            raise BadInput(
-                f"estimator {name} is for --unit {homes[0]}, and this evaluation weighs each {unit}"
-            )
-        raise BadInput(f"there is no estimator named {name}{nearest(name, [*known, 'all'])}")
-
-
-def weigh_slates(
-    config: "EvaluateConfig", source: LogSource, target: Target, model: CascadeModel | None, seed: Seed
-) -> Weighed:
+def weigh_slates(config: "EvaluateConfig", source: LogSource, target: Target, seed: Seed) -> Weighed:
     """Weigh the slates of a log, and judge each estimator by the weights that it leans on.
 
     Raises:
         BadInput: if no estimator can be believed, unless forced.
     """
-    if isinstance(target.policy, Tensor):
+    aim = target.policy
+    if isinstance(aim, Tensor):
         raise BadInput(
             "a column says how likely a whole slate is, and estimators of slates need more; use --unit round"
         )
@@ -143,71 +113,76 @@ def weigh_slates(
             have = len(config.examination)
             raise BadInput(f"--examination has {have} numbers, but slates have {source.log.slots} slots")
         alpha = torch.tensor(config.examination, dtype=torch.float64)
-    data = slates(
-        target.log,
-        target.policy,
-        logger=policy,
-        examination=alpha,
-        reward_model=model if logger is not None else None,
-        folds=config.folds,
-        seed=seed.split("folds"),
-        past=target.past,
+
+    def weighed(model: CascadeModel | None) -> Slates:
+        return slates(
+            target.log,
+            aim,
+            logger=policy,
+            examination=alpha,
+            reward_model=model,
+            folds=config.folds,
+            seed=seed.split("folds"),
+            past=target.past,
+        )
+
+    chosen, why = asked(config, "slate"), ""
+    if logger is None:
+        why = "a model of slates needs --logger, the policy that logged them"
+    elif target.log.click is None:
+        why = "a model of slates needs what each slot earned, and the log has one reward a slate"
+    data, left = with_model(
+        config,
+        chosen,
+        target,
+        lambda: cascade_model(config.reward_model, target.log, source.catalog),
+        weighed,
+        why,
     )
-    chosen = _possible(config, "slate", data)
+    chosen = applying(config, chosen, data)
     total = data.reward.sum(1)
     kept, said, best = _judged(config, chosen, data)
-    error = marginals_error(data)
-    notes = [f"{error[0].upper()}{error[1:]}."] if data.marginal_error is not None else []
+    error = marginals_error(data) if data.marginal_error is not None else ""
+    notes = [f"{error[0].upper()}{error[1:]}."] if error else []
+    notes += [*whole_note(config, data), *left]
     if config.logger is None:
         notes.append("Say with --logger who logged the slates, and more estimators apply.")
     return Weighed(data, Rounds(total, best, group=data.group), kept, said, tuple(notes))
 
 
-def weigh_trajectories(config: "EvaluateConfig", target: Target, recipe: Any, seed: Seed) -> Weighed:
+def weigh_trajectories(config: "EvaluateConfig", source: LogSource, target: Target, seed: Seed) -> Weighed:
     """Weigh the sessions of a log, and judge each estimator by the weights that it leans on.
-
-    Args:
-        config: the options.
-        target: what is to be evaluated.
-        recipe: of a Q-model, or None.
-        seed: of folds and fits.
 
     Raises:
         BadInput: if no estimator can be believed, unless forced.
     """
-    q = None
-    if recipe is not None and not isinstance(target.policy, Tensor):
-        from causal.fqe import fqe
 
-        q = fqe(
-            target.log,
-            target.policy,
-            recipe,
-            config.discount,
-            horizon=config.horizon,
-            folds=config.folds,
-            past=target.past,
-            seed=seed.split("fqe"),
+    def weighed(recipe: QModel | None) -> Trajectories:
+        q = None
+        if recipe is not None:
+            assert not isinstance(target.policy, Tensor)
+            q = fqe(
+                target.log,
+                target.policy,
+                recipe,
+                config.discount,
+                horizon=config.horizon,
+                folds=config.folds,
+                past=target.past,
+                seed=seed.split("fqe"),
+            )
+        return trajectories(
+            target.log, target.policy, config.discount, q, horizon=config.horizon, past=target.past
         )
-    data = trajectories(
-        target.log, target.policy, config.discount, q, horizon=config.horizon, past=target.past
+
+    chosen = asked(config, "trajectory")
+    data, notes = with_model(
+        config, chosen, target, lambda: q_model(config.reward_model, target.log, source.catalog), weighed
     )
-    chosen = _possible(config, "trajectory", data)
+    chosen = applying(config, chosen, data)
     kept, said, best = _judged(config, chosen, data)
     total = (data.reward * data.gammas).sum(1)
-    return Weighed(data, Rounds(total, best, group=data.group), kept, said)
-
-
-def _possible(config: "EvaluateConfig", unit: Unit, data: Slates | Trajectories) -> list[Any]:
-    """Return the estimators that were asked for, or all that apply, the simplest first."""
-    check_estimators(config.estimators, unit)
-    if "all" in config.estimators:
-        found: list[Any] = [part(KINDS[unit], name)() for name in names(KINDS[unit])]
-        found = [e for e in found if possible(e, data)]
-        if isinstance(data, Slates) and not data.per_slot:
-            found = [e for e in found if e.leans in ("joint", "pseudo")]
-        return sorted(found, key=lambda e: (len(e.needs), len(e.name)))
-    return [part(KINDS[unit], name)() for name in dict.fromkeys(config.estimators)]
+    return Weighed(data, Rounds(total, best, group=data.group), kept, said, notes)
 
 
 def _judged(
@@ -224,8 +199,6 @@ def _judged(
     best, most = torch.ones(len(data), dtype=torch.float64), -1.0
     measured: list[tuple[float, float]] = []
     for estimator in chosen:
-        for name in estimator.needs:
-            data.need(name)
         measured.append(overlap(estimator, data))
         if estimator.leans and measured[-1][0] > most:
             most, weight = measured[-1][0], getattr(data, estimator.leans)

@@ -168,10 +168,11 @@ def test_a_q_model_of_something_else_is_refused() -> None:
     chance[7] /= 2
     with pytest.raises(BadInput, match="another target: it shows what row 7 logs"):
         trajectories(log, chance, world.discount, q)
-    for change in ({"reward": log.reward + 1}, {"features": log.features + 1}, {"session": None}):  # type: ignore[operator]
+    changes: list[dict[str, Any]] = [{"reward": log.reward + 1}, {"features": log.features + 1}]  # type: ignore[operator]
+    for change in (*changes, {"session": None}):
         name = next(iter(change))
         with pytest.raises(BadInput, match=f"is of another log: column {name} is not the same"):
-            trajectories(replace(log, **change), q.chance, world.discount, q)  # type: ignore[arg-type]
+            trajectories(replace(log, **change), q.chance, world.discount, q)
     # Propensities are no part of a model: better ones may be put in after it was fitted.
     trajectories(replace(log, propensity=log.propensity / 2), target, world.discount, q)
     endless_log, endless_logits = endless(40, 6, 3)

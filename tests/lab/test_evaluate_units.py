@@ -124,7 +124,28 @@ def test_each_estimator_is_judged_by_its_own_weights(
         (["--logger", "random", "--examination", "1", "2", "1"], "examination has 2.0, but it is a chance"),
         (["--logger", "softmax(popularity)"], "learns from the log, so it cannot have logged it"),
         (["--logger", "first"], "first"),
-        (["--estimators", "pbm"], "this estimator needs the logger's probability of each item at every slot"),
+        (["--estimators", "pbm"], "PBM needs the logger's probability of each item at every slot"),
+        (["--examination", "1", "1", "1"], "--examination needs --logger"),
+        (
+            ["--logger", "random", "--examination", "1", "1", "1", "--estimators", "iips"],
+            "--examination is for the estimator pbm, and --estimators does not name it",
+        ),
+        (
+            ["--reward-model", "ridge"],
+            "--reward-model ridge cannot be used: a model of slates needs --logger, the policy that logged",
+        ),
+        (
+            ["--estimators", "cascade-dr"],
+            "Cascade-DR needs a reward model: a model of slates needs --logger, the policy that logged them",
+        ),
+        (
+            ["--logger", "random", "--estimators", "cascade-dr", "--reward-model", "none"],
+            "Cascade-DR needs a reward model: there is no reward model",
+        ),
+        (
+            ["--unit", "trajectory", "--reward-model", "sklearn.linear_model.LogisticRegression"],
+            "so its model is a regressor, and LogisticRegression is a classifier",
+        ),
         (["--reward-range", "0", "1"], "is outside the declared range 0 … 1"),
     ],
 )
@@ -192,3 +213,91 @@ def test_wrong_propensities_are_refused(
     assert "the mean weight is 0." in said
     assert "where right propensities and full overlap give 1" in said
     assert main(["evaluate", str(wrong), "--out", str(tmp_path / "out"), *words, "--force"]) == 0
+
+
+@pytest.fixture
+def unclicked(log: Path, tmp_path: Path) -> Path:
+    """The same log with the reward of whole slates alone."""
+    path = tmp_path / "unclicked.parquet"
+    pd.read_parquet(log).drop(columns="click").to_parquet(path)
+    return path
+
+
+def said(capsys: pytest.CaptureFixture[str]) -> str:
+    return " ".join(capsys.readouterr().out.split())
+
+
+def test_slates_without_clicks_have_what_weighs_whole_slates(
+    unclicked: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By default what needs clicks is left out, and one sentence says so, on the screen and on the page."""
+    note = "Estimators that weigh slots are left out: they need what each slot earned"
+    for name, more, wanted in (
+        ("plain", (), {"SIPS", "SNSIPS"}),
+        ("logger", ("--logger", "random", "--examination", "1", "1", "1"), {"SIPS", "SNSIPS", "PI", "SNPI"}),
+    ):
+        words = ("--policy", "random", "--unit", "slate", "--items", "8", *more)
+        frame = evaluated(unclicked, tmp_path / name, *words)
+        assert set(frame.index) == wanted
+        assert frame["value"].nunique() == 1 or frame["value"].std() < 1e-6
+        assert said(capsys).count(note) == 1
+        assert (tmp_path / name / "report.html").read_text("utf-8").count(note) == 1
+        assert (
+            sum(note in n for n in json.loads((tmp_path / name / "metrics.json").read_text())["notes"]) == 1
+        )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--estimators", "iips"], "IIPS needs what each slot earned, and the log has one reward a slate"),
+        (["--logger", "random", "--estimators", "cascade-dr"], "needs what each slot earned"),
+        (
+            ["--logger", "random", "--reward-model", "ridge"],
+            "--reward-model ridge cannot be used: a model of slates needs what each slot earned",
+        ),
+    ],
+)
+def test_what_is_named_and_needs_clicks_is_refused(
+    unclicked: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], words: str
+) -> None:
+    out = tmp_path / "out"
+    line = ["evaluate", str(unclicked), "--policy", "random", "--items", "8", "--out", str(out), *arguments]
+    assert main(line) == 2
+    told = capsys.readouterr().err
+    assert words in told
+    assert told.count("\n") == 1
+    assert not out.exists()
+
+
+def test_a_page_place_by_place_has_trajectories_without_a_model(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Fitted-Q evaluation cannot be had, so DR is left out where nobody named it."""
+    rows = [
+        (u, 0, t, (u + t) % 4, t % 2, 0.25, float((u * 7 + t) % 3 == 0)) for u in range(60) for t in (0, 1)
+    ]
+    path, words = tmp_path / "places.csv", ("--policy", "random", "--unit", "trajectory")
+    columns = ["user", "session", "step", "item", "position", "propensity", "reward"]
+    pd.DataFrame(rows, columns=columns).to_csv(path, index=False)
+    frame = evaluated(path, tmp_path / "places", *words)
+    assert set(frame.index) == {"TIS", "WIS", "PDIS", "WPDIS"}
+    assert "DM, DR, WDR are left out: fitted-Q evaluation needs whole slates" in said(capsys)
+    for more, why in (
+        (("--estimators", "dr"), "DR needs a reward model: fitted-Q evaluation needs whole slates"),
+        (("--reward-model", "ridge"), "fitted-Q evaluation needs whole slates"),
+    ):
+        assert main(["evaluate", str(path), "--out", str(tmp_path / "no"), *words, *more]) == 2
+        assert why in capsys.readouterr().err
+    few = pd.read_csv(path).query("user < 3").drop(columns="position")
+    few.to_csv(path, index=False)
+    evaluated(path, tmp_path / "few", *words, "--folds", "5", "--force")
+    assert "DM, DR, WDR are left out: the log has 3 users, too few for 5 folds." in said(capsys)
+
+
+def test_a_model_that_nothing_needs_is_told(
+    log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("--policy", "random", "--estimators", "iips", "--reward-model", "ridge")
+    evaluated(log, tmp_path / "idle", *words)
+    assert "No estimator here needs --reward-model ridge." in said(capsys)
