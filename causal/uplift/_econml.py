@@ -6,13 +6,14 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
-from sklearn.base import clone, is_classifier
+from sklearn.base import is_classifier
 from sklearn.model_selection import GroupKFold, KFold, StratifiedKFold
 
 from causal.targeting.scores import aipw, average
 from causal.uplift._nuisance import ChanceAsNumber, KnownChance, weighable, without
 from causal.uplift._rows import counted
 from causal.uplift.contract import Array, Average, Trial, UpliftLearner
+from simlab.adapters.seeding import seeded
 from simlab.errors import BadInput
 from simlab.seeds import Seed
 
@@ -35,14 +36,6 @@ def chance_of(model: Any, seed: int) -> Any:
 
         model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
     return seeded(weighable(model), seed)
-
-
-def seeded(model: Any, seed: int) -> Any:
-    """Return a clone with every `random_state` that is None set, those of steps and members too."""
-    made = clone(model)
-    params = made.get_params()
-    loose = [k for k, v in params.items() if v is None and k.rsplit("__", 1)[-1] == "random_state"]
-    return made.set_params(**dict.fromkeys(loose, seed))
 
 
 def asked(model: Any, seed: int) -> Any:

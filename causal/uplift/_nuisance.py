@@ -8,9 +8,8 @@ from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin, clone
 from sklearn.pipeline import Pipeline
 from sklearn.utils import get_tags
 from sklearn.utils.metaestimators import available_if
-from sklearn.utils.validation import has_fit_parameter
 
-from simlab.errors import BadInput
+from simlab.adapters.seeding import fit_weighted
 
 
 class Nuisance(BaseEstimator):  # type: ignore[misc]
@@ -34,13 +33,7 @@ class Nuisance(BaseEstimator):  # type: ignore[misc]
         Raises:
             BadInput: for weights that the model does not take.
         """
-        more = {}
-        if sample_weight is not None:
-            if not has_fit_parameter(_last(self.model), "sample_weight"):
-                name = type(_last(self.model)).__name__
-                raise BadInput(f"{name} takes no weights, and rows count unequally here")
-            more = {_weight_key(self.model): sample_weight}
-        self.fitted_ = clone(self.model).fit(self._seen(X), y, **more)
+        self.fitted_ = fit_weighted(clone(self.model), self._seen(X), y, sample_weight)
         return self
 
     def predict(self, X: Any) -> Any:
@@ -79,13 +72,6 @@ class Nuisance(BaseEstimator):  # type: ignore[misc]
 
 def _last(model: Any) -> Any:
     return _last(model.steps[-1][1]) if isinstance(model, Pipeline) else model
-
-
-def _weight_key(model: Any) -> str:
-    """Return the name under which a model, or the last step of its pipeline, takes weights."""
-    if isinstance(model, Pipeline):
-        return f"{model.steps[-1][0]}__{_weight_key(model.steps[-1][1])}"
-    return "sample_weight"
 
 
 def weighable(model: Any) -> Any:

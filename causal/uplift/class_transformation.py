@@ -8,11 +8,12 @@ from sklearn.base import is_classifier
 from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 
 from causal.targeting.scores import nuisances
-from causal.uplift._econml import asked, seeded
+from causal.uplift._econml import asked
 from causal.uplift._influence import average, scores
 from causal.uplift._nuisance import Nuisance
 from causal.uplift._rows import counted
 from causal.uplift.contract import Array, Average, Trial, UpliftLearner
+from simlab.adapters.seeding import seeded
 from simlab.errors import BadInput
 from simlab.seeds import Seed
 

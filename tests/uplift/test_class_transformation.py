@@ -136,7 +136,7 @@ def test_one_class_has_one_effect() -> None:
 
 
 class Plain(RegressorMixin, BaseEstimator):  # type: ignore[misc]
-    """A model that takes no weights."""
+    """A model that takes no sample_weight."""
 
     def fit(self, X: Any, y: Any) -> "Plain":
         self.mean_ = y.mean()
@@ -152,9 +152,9 @@ def test_refusals() -> None:
         ClassTransformation(LogisticRegression()).fit(x, arm, y)
     learner = ClassTransformation(KNeighborsClassifier(2))
     learner.fit(x, arm, y > 0, propensity=0.5)
-    with pytest.raises(BadInput, match="KNeighborsClassifier takes no weights"):
+    with pytest.raises(BadInput, match="KNeighborsClassifier takes no sample_weight"):
         learner.fit(x, arm, y > 0, propensity=0.3)
     plain = ClassTransformation(Plain()).fit(x, arm, y, propensity=0.3)
     assert len(set(plain.effect(x))) == 1
-    with pytest.raises(BadInput, match="Plain takes no weights"):
+    with pytest.raises(BadInput, match="Plain takes no sample_weight"):
         plain.fit(x, arm, y, propensity=0.3, sample_weight=y + 1)

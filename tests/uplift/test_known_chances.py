@@ -182,7 +182,7 @@ def test_pipelines_take_weights_and_columns_are_hidden() -> None:
     assert not is_classifier(blind)
     assert not hasattr(blind, "predict_proba")
     assert is_classifier(without(LogisticRegression(), 1, 2))
-    with pytest.raises(BadInput, match="KNeighborsRegressor takes no weights"):
+    with pytest.raises(BadInput, match="KNeighborsRegressor takes no sample_weight"):
         without(KNeighborsRegressor(), 1, 2).fit(x, y, sample_weight=w)
 
 
