@@ -483,6 +483,22 @@ def test_each_estimator_of_slates_is_judged_by_its_own_weights(
     assert capsys.readouterr().err.startswith("simlab: --versus epsilon(greedy(")
 
 
+def test_what_takes_long_for_the_whole_log_is_asked_for_by_name(
+    simulated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A logger that is uniform, but does not look it: its slates would have to be listed."""
+    words = (simulated, "--policy", "random", "--logger", "epsilon(random, 0.5)", "--stream")
+    most = len(read_log(simulated)) * 8 * 7 * 6
+    monkeypatch.setattr("causal.pseudo_inverse.LONG", most - 1)
+    left_out = evaluated(tmp_path / "all", *words)
+    assert "SIPS" in left_out.index
+    assert "PI" not in left_out.index
+    found = evaluated(tmp_path / "named", *words, "--estimators", "pi")
+    assert found.loc["PI", "value"] == pytest.approx(left_out.loc["SIPS", "value"], rel=1e-9)  # all weigh 1
+    monkeypatch.setattr("causal.pseudo_inverse.LONG", most)
+    assert "PI" in evaluated(tmp_path / "worth", *words).index
+
+
 def test_replay_looks_at_the_weights_of_all_batches(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -586,7 +602,10 @@ REFUSED = {
         "--unit slate needs several items a row",
     ),
     "estimators of slates": (["LOG", *COLUMN, "--stream", "--estimators", "iips"], "for --unit slate"),
-    "needs": (["SLATES", *COLUMN, "--stream", "--estimators", "pi"], "this estimator needs"),
+    "needs": (
+        ["SLATES", *COLUMN, "--stream", "--estimators", "pi"],
+        "PI needs the logger's probabilities of pairs",
+    ),
     "all rows": (["LOG", *COLUMN, "--stream", "--estimators", "logger-weighted-ips"], "so it cannot stream"),
     "model of slates": (
         ["SLATES", "--policy", "uniform", "--items", "5", "--stream", "--reward-model", "ridge"],
