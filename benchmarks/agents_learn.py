@@ -70,6 +70,8 @@ PPO: dict[str, Any] = {
 GIVEN: dict[str, Any] = {"ranker": "bilinear", "spec": {"past": 0, "dim": 128, "layers": [128]}}
 """A body that takes the items as the catalogue gives them: here it says what there is to know."""
 BORED: dict[str, Any] = {**PPO, "policy_kwargs": GIVEN, "ent_coef": 3e-4, "slot_coef": 5.0}
+COUNTED: dict[str, Any] = {**BORED, "policy_kwargs": {**GIVEN, "groups": "main_topic"}}
+"""An actor that counts the items of each topic above."""
 ROLLED: dict[str, Any] = {
     "num_envs": 256, "gamma": 0.9, "ent_coef": 3e-4, "slot_coef": 5.0, "final_learning_rate": 2e-4,
     "policy_kwargs": GIVEN,
@@ -88,6 +90,7 @@ RUNS: dict[tuple[str, str], tuple[int, dict[str, Any]]] = {
     ("interest", "slateq without null"): (700_000, {**SLATEQ, "options": {"null": False}}),
     ("interest", "ppo"): (1_500_000, {**PPO, **LONG}),
     ("bored", "ppo"): (6_000_000, BORED),
+    ("bored", "ppo with groups"): (2_000_000, COUNTED),
     ("bored", "a2c"): (1_500_000, ROLLED),
     ("bored", "reinforce"): (1_500_000, ROLLED),
     ("bored", "slateq"): (400_000, {**KEPT, "options": {"clicks": "many"}}),
@@ -99,7 +102,9 @@ RUNS: dict[tuple[str, str], tuple[int, dict[str, Any]]] = {
     ("bored", "linucb"): (100_000, {}),
     ("bored", "learned"): (100_000, {"family": "mf"}),
     ("bored-inf", "ppo"): (4_000_000, BORED),
+    ("bored-inf", "ppo with groups"): (2_000_000, COUNTED),
     ("uncertain", "ppo"): (4_000_000, BORED),
+    ("uncertain", "ppo with groups"): (2_000_000, COUNTED),
     ("feed", "learned"): (120_000, {"family": "mf"}),
     ("feed", "ppo"): (800_000, {**PPO, "policy_kwargs": {}}),
 }

@@ -318,7 +318,8 @@ def _users(values: Any, rows: int) -> Int[Array, " round"]:
     found = np.asarray(values).reshape(-1)
     if len(found) != rows:
         raise BadInput(f"column user has {len(found)} rows, but the features have {rows}")
-    return pd.factorize(found, sort=True)[0].astype(np.int64)
+    number: Array = pd.factorize(found, sort=True)[0]
+    return number.astype(np.int64)
 
 
 def _chances(values: Any, rows: int, arms: int) -> Float[Array, "round arm"]:
