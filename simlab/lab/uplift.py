@@ -61,6 +61,9 @@ class UpliftConfig:
     """What treating one row costs, in the unit of --value times outcome."""
     value: float = 1.0
     """What one unit of the outcome is worth."""
+    budget: float | None = None
+    """With --cost, what treating the judged rows may cost in all: says whom each learner would treat for it,
+    what that gains, and what one more unit would return."""
     groups: int = 10
     """Groups of rows by predicted effect, of equal size, whose effects are drawn with intervals."""
     level: float = 0.95
@@ -93,5 +96,5 @@ def run_uplift(config: UpliftConfig) -> int:
         except KeyboardInterrupt:
             raise KeyboardInterrupt(stopped(run)) from None
         write(run, result, config)
-    print_result(result, run.target)
+    print_result(result, run.target, config)
     return 0

@@ -74,6 +74,13 @@ def check(config: "UpliftConfig") -> None:
     for name in ("cost", "value"):
         if not np.isfinite(getattr(config, name)):
             raise BadInput(f"{name} is {getattr(config, name)}, but it is a finite number")
+    if config.budget is not None:
+        if not (config.budget > 0 and np.isfinite(config.budget)):
+            raise BadInput(f"budget is {config.budget}, but it is a finite number above 0")
+        if config.cost <= 0:
+            raise BadInput(
+                f"--budget needs --cost above 0, and it is {config.cost:g}: what treating one row costs"
+            )
     data_set = named(config)
     if data_set is None:
         for name in ("treatment", "outcome"):

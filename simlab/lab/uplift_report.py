@@ -13,6 +13,7 @@ from simlab.lab.figures import COLOURS, forest, mark
 from simlab.lab.markup import number
 from simlab.lab.report import Section, write_report
 from simlab.lab.runs import Run, resolved, versions
+from simlab.lab.uplift_budget import Budget, budget_frame, budget_sentence
 from simlab.lab.uplift_figures import (
     cost_curve,
     driver_plot,
@@ -59,6 +60,16 @@ _TABLE = (
     "better than it is; the verdict counts that."
 )
 
+_BUDGET = (
+    "Whom each learner would treat if treating all judged rows might cost no more than the budget: those "
+    "whose effect is worth most for its cost, and nobody whose effect is worth less than it. Sums are of all "
+    "judged rows, in the unit of --value times outcome. Promised is what the learner's own effects say is "
+    "gained; the gain is what doubly robust scores say, against treating nobody; the return is the gain less "
+    "what was spent. Beyond random is the gain less that of treating as many rows at random. The shadow "
+    "price is what one more unit of budget would return beyond itself, by the learner's effects: 0 where the "
+    "budget is not used up. effects.parquet says who is treated by the first of them, in column treat."
+)
+
 _DRIVERS = (
     "Importance is permutation importance of the best learner's effect, fitted on all rows: the share "
     "of the effect's variance that a feature takes part in, where features are independent (else it may "
@@ -68,7 +79,7 @@ _DRIVERS = (
 )
 
 
-def print_result(result: Result, folder: Path) -> None:
+def print_result(result: Result, folder: Path, config: "UpliftConfig") -> None:
     """Print a table of learners for each arm, the verdict and where the report lies."""
     import rich.box
     from rich.console import Console
@@ -88,7 +99,10 @@ def print_result(result: Result, folder: Path) -> None:
         title = f"{arm.label} against {control}: effect on {result.given.outcome}, {result.rows:,} rows"
         console.print(Text(title, style="bold"))
         console.print(table)
-    for sentence in (*result.notes, *map(_sentence, result.verdict.sentences)):
+    for sentence in (
+        *result.notes,
+        *map(_sentence, (*result.verdict.sentences, *_bought(result, config.level))),
+    ):
         console.print(sentence, markup=False)
     console.print(f"Report: {folder / 'report.html'}", markup=False, soft_wrap=True)
 
@@ -97,7 +111,9 @@ def write(run: Run, result: Result, config: "UpliftConfig") -> None:
     """Write the run's tables, metrics and report."""
     run.table("results.parquet", result.frame)
     run.table("effects.parquet", result.effects)
-    run.json("metrics.json", _metrics(result))
+    if result.budget is not None:
+        run.table("budget.parquet", budget_frame(result.budget, config.level))
+    run.json("metrics.json", _metrics(result, config.level))
     settings, made = resolved("uplift", config), versions()
     trial = result.given.trial
     write_report(
@@ -118,10 +134,19 @@ def write(run: Run, result: Result, config: "UpliftConfig") -> None:
 
 def sections(result: Result, config: "UpliftConfig") -> list[Section]:
     """Return the page's sections."""
-    verdict = [_WORDS[result.verdict.level], *map(_sentence, result.verdict.sentences)]
+    said = (*result.verdict.sentences, *_bought(result, config.level))
+    verdict = [_WORDS[result.verdict.level], *map(_sentence, said)]
     found = [Section("Verdict", "\n\n".join([*verdict, *result.notes]), tone=_TONES[result.verdict.level])]
     level = f"{config.level:.0%}"
     trial, seen = result.given.trial, result.given.overlap
+    if result.budget is not None:
+        found.append(
+            Section(
+                "Budget",
+                f"{_BUDGET} Intervals are {level}.",
+                table=_spent(budget_frame(result.budget, config.level)),
+            )
+        )
     for k, arm in enumerate(result.arms):
         of = f": {arm.label}" if len(result.arms) > 1 else ""
         frame = result.frame[result.frame["arm"] == arm.label]
@@ -239,6 +264,38 @@ def _returns(arm: Arm, level: float) -> pd.DataFrame:
     )[chosen]
 
 
+def _bought(result: Result, level: float) -> tuple[str, ...]:
+    if result.budget is None:
+        return ()
+    return (budget_sentence(result.budget, level),)
+
+
+def _spent(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the table of the budget, with words for columns."""
+
+    def ends(name: str) -> list[str]:
+        return [
+            f"{number(a, 3)} … {number(b, 3)}"
+            for a, b in zip(frame[f"{name}_low"], frame[f"{name}_high"], strict=True)
+        ]
+
+    return pd.DataFrame(
+        {
+            "learner": frame["learner"],
+            "rows treated": frame["treated"].round(1),
+            "spent": frame["spend"],
+            "promised": frame["promised"],
+            "gain": frame["gain"],
+            "gain, interval": ends("gain"),
+            "return": frame["return"],
+            "return, interval": ends("return"),
+            "beyond random": frame["beyond_random"],
+            "beyond random, interval": ends("beyond_random"),
+            "shadow price": frame["price"],
+        }
+    )
+
+
 def _money(arm: Arm, config: "UpliftConfig") -> str:
     if config.cost == 0:
         return "No --cost was given, so treating is free; the return is --value times the outcome gained."
@@ -262,7 +319,7 @@ def _overlap(result: Result) -> str:
     return f"{said} {seen.trimmed:.2%} of the rows have a chance below {seen.bound:g} of some arm."
 
 
-def _metrics(result: Result) -> dict[str, Any]:
+def _metrics(result: Result, level: float) -> dict[str, Any]:
     trial, seen = result.given.trial, result.given.overlap
     return {
         "rows": len(trial),
@@ -282,6 +339,17 @@ def _metrics(result: Result) -> dict[str, Any]:
             "highest": seen.highest,
         },
         "effects": {arm.label: _arm(arm, result) for arm in result.arms},
+        **({} if result.budget is None else {"budget": _budget(result.budget, level)}),
+    }
+
+
+def _budget(found: Budget, level: float) -> dict[str, Any]:
+    rows = budget_frame(found, level).to_dict("records")
+    return {
+        "budget": found.budget,
+        "learners": {
+            str(row["learner"]): {str(k): _json(v) for k, v in row.items() if k != "learner"} for row in rows
+        },
     }
 
 

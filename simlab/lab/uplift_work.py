@@ -23,11 +23,12 @@ from causal.targeting.curves import Ranked, auuc, qini, uplift_at
 from causal.targeting.measure import Measure
 from causal.targeting.rate import Band, autoc, rate_qini, toc
 from causal.targeting.returns import Returns, returns
-from causal.targeting.scores import aipw, average, deal
+from causal.targeting.scores import Nuisances, aipw, average, deal, nuisances
 from causal.targeting.truth import root_pehe
 from causal.uplift.contract import Array, Average, Trial
 from simlab.errors import BadInput
 from simlab.files import whole, write_whole
+from simlab.lab.uplift_budget import Budget, spend
 from simlab.lab.uplift_data import Given, learners, load
 from simlab.lab.uplift_drivers import drivers
 from simlab.lab.uplift_verdict import verdict
@@ -119,6 +120,7 @@ class Result:
         rows: how many rows were judged.
         verdict: whether to believe it.
         notes: what the reader must know, in sentences.
+        budget: whom `--budget` treats, if it was given.
     """
 
     given: Given
@@ -128,6 +130,7 @@ class Result:
     rows: int
     verdict: Verdict
     notes: tuple[str, ...]
+    budget: Budget | None = None
 
 
 def uplift(config: "UpliftConfig", parts: Path) -> Result:
@@ -148,18 +151,22 @@ def uplift(config: "UpliftConfig", parts: Path) -> Result:
     fits = _Fits(config, trial, fold, seed, parts)
     found, left_out = fits.make()
     rows = np.flatnonzero(fold >= 0)
-    gain = _scores(given, seed)
+    every = _nuisances(given, seed)
+    gain = aipw(given.trial, mu=every.mu, e=every.e, clip=_LEAST)
     seen = trial if given.random else replace(trial, propensity=given.overlap.chance.clip(_LEAST))
     seen, gain = seen.rows(rows), gain[rows]
     arms = tuple(_arm(k, config, seen, gain, fold[rows], found, fits) for k in range(len(trial.arms) - 1))
+    judging = Nuisances(every.mu[rows], every.e[rows], every.fold[rows])
+    money = spend(config, trial.rows(rows), fold[rows], judging, _by_order(arms, found))
     return Result(
         given=given,
         arms=arms,
         frame=pd.concat([_frame(a, config.level, seen.effect is not None) for a in arms], ignore_index=True),
-        effects=_effects(given, rows, fold[rows], gain, found),
+        effects=_effects(given, rows, fold[rows], gain, found, money),
         rows=len(rows),
         verdict=verdict(given, arms, config),
         notes=(*given.notes, *left_out, *_notes(config, given, rows)),
+        budget=money,
     )
 
 
@@ -298,14 +305,14 @@ def _folds(config: "UpliftConfig", trial: Trial, seed: Seed) -> Int[Array, " rou
     return fold
 
 
-def _scores(given: Given, seed: Seed) -> Float[Array, "round treated"]:
-    """Return doubly robust scores of all rows, from boosted trees of the outcome, out of fold."""
+def _nuisances(given: Given, seed: Seed) -> Nuisances:
+    """Return outcomes by boosted trees, out of fold, and chances of arms: what judges all learners."""
     from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 
     binary = given.trial.binary
     kind = HistGradientBoostingClassifier if binary else HistGradientBoostingRegressor
     model = kind(max_iter=100, max_leaf_nodes=15, learning_rate=0.05, random_state=0)
-    return aipw(given.trial, model, folds=5, seed=seed.split("judge"), e=given.overlap.chance, clip=_LEAST)
+    return nuisances(given.trial, model, folds=5, seed=seed.split("judge"), e=given.overlap.chance)
 
 
 def _arm(
@@ -454,8 +461,9 @@ def _effects(
     fold: Int[Array, " row"],
     gain: Float[Array, "row treated"],
     found: dict[str, _Learned],
+    money: Budget | None,
 ) -> pd.DataFrame:
-    """Return the effects of the judged rows."""
+    """Return the effects of the judged rows, and each arm's chance by the budget of the best order."""
     trial = given.trial
     several = len(trial.arms) > 2
     columns: dict[str, Any] = {
@@ -470,7 +478,18 @@ def _effects(
         columns[f"score{end}"] = gain[:, k]
         for key, one in found.items():
             columns[f"{key.replace('_', '-')}{end}"] = one.effect[:, k]
+        if money is not None:
+            columns[f"treat{end}"] = money.spent[0].chance[:, k + 1]
     return pd.DataFrame(columns)
+
+
+def _by_order(
+    arms: tuple[Arm, ...], found: dict[str, _Learned]
+) -> dict[str, tuple[str, Float[Array, "row treated"]]]:
+    """Return each learner's name and effects, the one of the largest mean AUTOC of all arms first."""
+    total = {key: sum(j.autoc.value for arm in arms for j in arm.judged if j.key == key) for key in found}
+    ranked = sorted(found, key=lambda key: (-total[key], found[key].kind.name))
+    return {key: (found[key].kind.name, found[key].effect) for key in ranked}
 
 
 def _notes(config: "UpliftConfig", given: Given, rows: Int[Array, " row"]) -> tuple[str, ...]:

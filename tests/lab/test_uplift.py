@@ -363,6 +363,8 @@ def refused(path: Path | str, *words: str | float, capsys: Any) -> str:
         ((*WORDS[:6], "--propensity", "1.5"), "chances lie between 0 and 1 and sum to 1"),
         ((*WORDS[:6], "--propensity", "0.2", "0.3", "0.5"), "propensity has 3 numbers, but there are 2 arms"),
         ((*WORDS[:6], "--propensity", "0.2", "age"), "give numbers or columns, not both"),
+        ((*WORDS, "--cost", "1", "--budget", "0"), "budget is 0.0, but it is a finite number above 0"),
+        ((*WORDS, "--budget", "5"), "--budget needs a --cost of treating a row above 0, and it is 0"),
         ((*WORDS, "--features", "nothing*"), "no column is or matches nothing*"),
     ],
 )
@@ -484,3 +486,49 @@ def test_hillstrom_through_the_command(tmp_path: Path) -> None:
     assert found.loc["linear DR", "ate_stderr"] == pytest.approx(0.0032, abs=0.0001)
     assert found.loc["linear DR", "autoc_low"] > 0
     assert metrics(tmp_path / "run")["overlap"]["known"]
+
+
+def test_a_budget_goes_to_whom_the_treatment_moves_most(table: Path, tmp_path: Path, capsys: Any) -> None:
+    """Effect 1 + age, cost 0.5, 3000 rows: 300 buys the 600 of the largest effects, and their true gain."""
+    out = tmp_path / "budget"
+    words = (*WORDS, *FAST, "--cost", 0.5, "--budget", 300)
+    assert run(table, *words, "--out", out) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "all of the budget of 300 treats 600 of 3,000 rows and gains" in said
+    found = pd.read_parquet(out / "budget.parquet").set_index("learner")
+    best = found.iloc[0]
+    effects, frame = pd.read_parquet(out / "effects.parquet"), pd.read_csv(table)
+    treat, age = effects["treat"].to_numpy(), frame["age"].to_numpy()[effects["row"]]
+    assert treat.sum() * 0.5 == pytest.approx(300) == best["spend"]
+    assert best["treated"] == pytest.approx(600)
+    truth = float((treat * (1 + age)).sum())
+    most = float(np.sort(1 + age)[-600:].sum())
+    assert 0.98 * most < truth <= most
+    error = (best["gain_high"] - best["gain_low"]) / (2 * 1.96)
+    assert 0 < error < 0.15 * truth
+    assert abs(best["gain"] - truth) < 4 * error
+    assert abs(best["promised"] - truth) < 4 * error
+    assert best["return"] == pytest.approx(best["gain"] - 300)
+    # As many at random gain their share of the mean effect.
+    random = 600 * float((1 + age).mean())
+    between = (best["beyond_random_high"] - best["beyond_random_low"]) / (2 * 1.96)
+    assert abs(best["beyond_random"] - (truth - random)) < 4 * between
+    # At the edge one row more costs 0.5 and brings the effect there: its worth, less itself.
+    cut = float(np.sort(1 + age)[-600])
+    assert best["price"] == pytest.approx(cut / 0.5 - 1, rel=0.1)
+    # The gain is the mean of the scores of those who are treated.
+    assert best["gain"] == pytest.approx(float((treat * effects["score"]).sum()))
+    assert metrics(out)["budget"]["learners"][best.name]["gain"] == best["gain"]
+    page = (out / "report.html").read_text("utf-8")
+    assert page.count("shadow price") >= 2
+
+
+def test_a_budget_that_is_too_large_is_not_used_up(table: Path, tmp_path: Path) -> None:
+    out = tmp_path / "ample"
+    assert run(table, *WORDS, *FAST, "--cost", 0.5, "--budget", 1e6, "--out", out) == 0
+    best = pd.read_parquet(out / "budget.parquet").iloc[0]
+    effects = pd.read_parquet(out / "effects.parquet")
+    worth = effects["linear-dr"] > 0.5
+    assert best["price"] == 0
+    assert best["spend"] == pytest.approx(0.5 * worth.sum())
+    assert (effects["treat"] == worth).all()
