@@ -19,7 +19,8 @@ from torch import Tensor
 
 from causal.folds import Folds
 from causal.rewards import positions
-from causal.sklearn_reward import Layout, numbers
+from causal.sklearn_reward import Layout, check_size, numbers
+from simlab.adapters.seeding import fit_weighted, seeded, weight_key
 from simlab.context import Catalog, Context
 from simlab.errors import BadInput
 from simlab.log import Log
@@ -27,8 +28,8 @@ from simlab.policy import Policy
 from simlab.seeds import Seed
 
 CELLS = 1 << 22
-"""Cells of the design matrix, 32 MB, up to which all items are listed and weighed; beyond, items are
-drawn."""
+"""Cells of the design matrix, 32 MB, up to which all items are listed and weighed; beyond, items are drawn.
+Predictions hold as many at once."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +73,11 @@ def balance(
     (`CalibratedClassifierCV`), for the odds of an uncalibrated one are no ratio.
 
     The target's pairs are all candidates, weighed by π(a|x), where the design stays small and the classifier
-    takes `sample_weight`; else `draws` items drawn from π for each round, as in the paper.
+    takes weights (`simlab.adapters.seeding.weight_key`); else `draws` items drawn from π for each round, as
+    in the paper.
+
+    The design is dense. A fit holds 8 bytes a column for each logged round and for each of the target's
+    pairs, and learners often copy it. Odds are asked for in blocks of 32 MB.
 
     Source: Sondhi, Arbour and Dimmery (2020), "Balanced off-policy evaluation in general action spaces",
     AISTATS, section 3.
@@ -84,7 +89,8 @@ def balance(
     Args:
         log: one item a row.
         target: whose value is wanted.
-        classifier: any scikit-learn classifier with `predict_proba`; it is cloned, never changed.
+        classifier: any scikit-learn classifier with `predict_proba`; it is cloned, never changed. Each
+            `random_state` that is None, those inside it too, is set from the seed.
         folds: of cross-fitting.
         seed: of folds, draws and fits.
         group: keep all rounds of a user in one fold.
@@ -96,24 +102,26 @@ def balance(
         order: `order`, `time` and `fold` of `causal.folds.Folds.deal`.
 
     Raises:
-        BadInput: for slates, and for a classifier without probabilities or, if `listed`, without weights.
+        BadInput: for slates, a classifier without probabilities or, if `listed`, without weights, fewer than
+            one draw, and a design of more than `causal.sklearn_reward.LARGEST` cells.
     """
     if log.slots > 1:
         raise BadInput(f"balanced weights are for one item a row, but slate has {log.slots} slots")
     if not hasattr(classifier, "predict_proba"):
         raise BadInput(f"{type(classifier).__name__} has no predict_proba, so it gives no odds")
+    if draws < 1:
+        raise BadInput(f"draws is {draws}, but the target needs at least one pair a round")
     place = positions(log).squeeze(1)
     pages = page_slots or int(place.max()) + 1
-    layout = Layout(log.n_items, pages, catalog)
     context, features = log.context(past), numbers(log.features, len(log))
-    key = weight_key(classifier)
-    width = layout.width(features.shape[1])
+    pairs = _Pairs(Layout(log.n_items, pages, catalog), features, place.cpu().numpy())
+    key, width = weight_key(classifier), pairs.width
     if listed is None:
         listed = key is not None and len(log) * context.candidates.shape[1] * width <= CELLS
     if listed and key is None:
         raise BadInput(f"{type(classifier).__name__} takes no sample_weight, so items must be drawn")
     row, item, mass = _aimed(log, target, context, pages, 0 if listed else draws, seed.split("draws"))
-    logged, where = log.slate[:, 0].cpu().numpy(), place.cpu().numpy()
+    logged = log.slate[:, 0].cpu().numpy()
     dealt = Folds.deal(log, folds, seed.split("folds"), group, **order)
     fold = dealt.fold.cpu().numpy()
     odds, loss, total = np.full(len(log), np.nan), 0.0, 0.0
@@ -121,28 +129,27 @@ def balance(
     for number in range(dealt.count):
         kept = np.zeros(len(log), dtype=bool)
         kept[dealt.train(number).cpu().numpy()] = True
-        mine = np.flatnonzero(kept)
-        pairs = np.flatnonzero(kept[row])
-        x = np.concatenate(
-            [
-                layout.design(features[mine], logged[mine], where[mine]),
-                layout.design(features[row[pairs]], item[pairs], where[row[pairs]]),
-            ]
-        )
-        y = np.repeat([0, 1], [len(mine), len(pairs)])
-        by = np.concatenate([np.ones(len(mine)), mass[pairs]])
-        model = _fitted(classifier, x, y, by, key, draws, seed.split(f"fold {number}"))
+        mine, aimed = np.flatnonzero(kept), np.flatnonzero(kept[row])
+        # Without weights, both classes have the same mass if logged rows repeat.
+        real = np.repeat(mine, draws) if key is None else mine
+        rows, items = np.concatenate([real, row[aimed]]), np.concatenate([logged[real], item[aimed]])
+        check_size(len(rows), width, "draw fewer items, or give fewer rounds")
+        y = np.repeat([0, 1], [len(real), len(aimed)])
+        by = None if key is None else np.concatenate([np.ones(len(real)), mass[aimed]])
+        luck = seed.split(f"fold {number}")
+        # Mixed, for some learners hang on the order: neighbours at the same distance are taken as they come.
+        mixed = torch.randperm(len(y), generator=luck.split("order").torch()).numpy()
+        x = pairs.design(rows[mixed], items[mixed])
+        by = None if by is None else by[mixed]
+        model = fit_weighted(seeded(classifier, luck.value), x, y[mixed], by)
         edge = 0.5 / len(mine)  # less than one row of either class: nobody can be surer than that
-        here = np.flatnonzero(fold == number)
-        one = model.predict_proba(layout.design(features[here], logged[here], where[here]))[:, 1]
+        here, there = np.flatnonzero(fold == number), np.flatnonzero(fold[row] == number)
+        one = pairs.chance(model, here, logged[here])
         capped[here] = (one < edge) | (one > 1 - edge)
         one = one.clip(edge, 1 - edge)
         odds[here] = one / (1 - one)
-        there = np.flatnonzero(fold[row] == number)
-        for part in np.array_split(there, max(1, len(there) * width // CELLS)):
-            two = model.predict_proba(layout.design(features[row[part]], item[part], where[row[part]]))[:, 1]
-            loss -= float((mass[part] * np.log(two.clip(edge, 1))).sum())
-        loss -= float(np.log1p(-one).sum())
+        two = pairs.chance(model, row[there], item[there]).clip(edge, 1)
+        loss -= float((mass[there] * np.log(two)).sum() + np.log1p(-one).sum())
         total += 2 * len(here)
     device = log.slate.device
     return Balance(
@@ -150,16 +157,29 @@ def balance(
     )
 
 
-def weight_key(estimator: Any) -> str | None:
-    """Return the keyword by which a scikit-learn estimator takes row weights, or None if it takes none."""
-    from sklearn.pipeline import Pipeline
-    from sklearn.utils.validation import has_fit_parameter
+@dataclass(frozen=True, eq=False)
+class _Pairs:
+    """The design of pairs, each a round and an item."""
 
-    if isinstance(estimator, Pipeline):
-        name, last = estimator.steps[-1]
-        inner = weight_key(last)
-        return None if inner is None else f"{name}__{inner}"
-    return "sample_weight" if has_fit_parameter(estimator, "sample_weight") else None
+    layout: Layout
+    features: NDArray[np.float64]
+    place: NDArray[np.int64]
+
+    @property
+    def width(self) -> int:
+        return self.layout.width(self.features.shape[1])
+
+    def design(self, row: NDArray[np.int64], item: NDArray[np.int64]) -> NDArray[np.float64]:
+        return self.layout.design(self.features[row], item, self.place[row])
+
+    def chance(self, model: Any, row: NDArray[np.int64], item: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return P(1 | pair), a block of pairs at a time."""
+        out = np.empty(len(row))
+        block = max(1, CELLS // self.width)
+        for start in range(0, len(row), block):
+            at = slice(start, start + block)
+            out[at] = model.predict_proba(self.design(row[at], item[at]))[:, 1]
+        return out
 
 
 def _aimed(
@@ -188,28 +208,3 @@ def _aimed(
         items.append(item.cpu().numpy())
         masses.append(mass.cpu().numpy())
     return np.concatenate(rows), np.concatenate(items), np.concatenate(masses)
-
-
-def _fitted(
-    classifier: Any,
-    x: NDArray[np.float64],
-    y: NDArray[np.int64],
-    by: NDArray[np.float64],
-    key: str | None,
-    draws: int,
-    seed: Seed,
-) -> Any:
-    """Fit a clone with both classes of the same mass."""
-    from sklearn.base import clone
-
-    model = clone(classifier)
-    if "random_state" in model.get_params() and model.get_params()["random_state"] is None:
-        model.set_params(random_state=seed.value % (1 << 32))
-    if key is None and draws > 1:  # without weights, both classes have the same mass if logged rows repeat
-        again = np.where(y == 0, draws, 1)
-        x, y = np.repeat(x, again, axis=0), np.repeat(y, again)
-    # Mixed, for some learners hang on the order: neighbours at the same distance are taken as they come.
-    mixed = torch.randperm(len(y), generator=seed.split("order").torch()).numpy()
-    if key is None:
-        return model.fit(x[mixed], y[mixed])
-    return model.fit(x[mixed], y[mixed], **{key: by[mixed]})

@@ -22,13 +22,15 @@ from torch import Tensor
 
 from causal.q_models import check_regresses
 from causal.rewards import Fitted, RewardModel, assign
+from causal.sklearn_reward import check_size, numbers
+from simlab.adapters.seeding import fit_weighted, seeded
 from simlab.context import Catalog, Context
 from simlab.errors import BadInput
 from simlab.log import Log
 from simlab.seeds import Seed
 
 _CELLS = 1 << 22
-"""Cells of a design matrix held at once: 32 MB."""
+"""Cells of a design matrix that predictions hold at once: 32 MB."""
 
 Next = Callable[[slice, int], Float[Tensor, "round cand"]]
 """π(candidate at slot k | x, the logged items above it) of some rows."""
@@ -67,14 +69,17 @@ class SklearnCascade:
     """Q̂_k from any scikit-learn regressor.
 
     The design is [context features, one-hot item of each slot down to k], or [context features, item features
-    of each slot down to k] with a catalogue: the one-hot design is dense, for hundreds of items.
+    of each slot down to k] with a catalogue. It is dense, 8 bytes a row and column, and held at once to fit:
+    one-hot items are for hundreds of them. Predictions are made in blocks of 32 MB.
 
     Args:
-        estimator: any scikit-learn regressor; it is cloned, never changed.
+        estimator: any scikit-learn regressor; it is cloned, never changed. Each `random_state` that is None,
+            those inside it too, is set from the seed.
         catalog: the items, to use their features in place of their names.
 
     Raises:
-        BadInput: for a classifier; at `fit_slot`, for a catalogue without features.
+        BadInput: for a classifier; at `fit_slot`, for a catalogue without features, weights that the
+            regressor does not take, or a design of more than `causal.sklearn_reward.LARGEST` cells.
     """
 
     estimator: Any
@@ -88,22 +93,21 @@ class SklearnCascade:
         self, log: Log, slot: int, y: Float[Tensor, " round"], seed: Seed, weight: Float[Tensor, " round"]
     ) -> FittedSlot:
         """Fit a clone on one row for each slate."""
-        from sklearn.base import clone
-
+        instead = "give a catalogue with few item features, or fewer rows"
         if self.catalog is None:
+            check_size(log.n_items, log.n_items, instead)
             table = np.eye(log.n_items)
         else:
             table = self.catalog.features.double().cpu().numpy()
             if table.shape[1] == 0:
                 raise BadInput("the catalogue has no item features, so a model cannot tell items apart")
-        x = _design(_features(log.features, len(log)), log.slate[:, : slot + 1].cpu().numpy(), table)
-        model = clone(self.estimator)
-        if "random_state" in model.get_params() and model.get_params()["random_state"] is None:
-            model.set_params(random_state=seed.value % (1 << 32))
-        if bool((weight == weight[0]).all()):
-            model.fit(x, y.cpu().numpy())  # without weights: not every regressor takes them
-        else:
-            model.fit(x, y.cpu().numpy(), sample_weight=weight.cpu().numpy())
+        features = numbers(log.features, len(log))
+        wide = features.shape[1] + (slot + 1) * table.shape[1]
+        check_size(len(log), wide, instead)
+        x = _design(features, log.slate[:, : slot + 1].cpu().numpy(), table)
+        # Equal weights are none: not every regressor takes them.
+        by = None if bool((weight == weight[0]).all()) else weight.double().cpu().numpy()
+        model = fit_weighted(seeded(self.estimator, seed.value), x, y.cpu().numpy(), by)
         return _FittedSklearn(model, table)
 
 
@@ -115,7 +119,7 @@ class _FittedSklearn:
     def predict(self, context: Context, above: Int[Tensor, "user above"]) -> Float[Tensor, "user cand"]:
         """Predict every candidate below the given items, a block of rows at a time."""
         users, cands = context.candidates.shape
-        features = _features(context.features, users)
+        features = numbers(context.features, users)
         items, shown = context.candidates.cpu().numpy(), above.cpu().numpy()
         width = features.shape[1] + (shown.shape[1] + 1) * self.table.shape[1]
         block = max(1, _CELLS // (cands * width))
@@ -240,10 +244,6 @@ def fit_cascade(
                 q_logged[start + here, slot] = q[here].gather(1, own[here]).squeeze(1)
                 q_target[start + here, slot] = ahead[number, start + here]
     return q_logged, q_target
-
-
-def _features(features: Tensor | None, rows: int) -> NDArray[np.float64]:
-    return np.zeros((rows, 0)) if features is None else features.double().cpu().numpy()
 
 
 def _design(

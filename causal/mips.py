@@ -21,6 +21,7 @@ from causal.folds import Folds
 from causal.rewards import positions
 from causal.rounds import rounds
 from causal.sklearn_reward import numbers
+from simlab.adapters.seeding import seeded
 from simlab.context import Context
 from simlab.errors import BadInput
 from simlab.log import Log
@@ -215,7 +216,8 @@ def learned_marginal_weight(
         log: one item a row.
         target: whose value is wanted.
         shown: e of each round: categories, or numbers.
-        model: any scikit-learn classifier with `predict_proba`, or any regressor; cloned, never changed.
+        model: any scikit-learn classifier with `predict_proba`, or any regressor; cloned, never changed. Each
+            `random_state` that is None, those inside it too, is set from the seed.
         logger: the logger's whole policy, or its table, for a classifier.
         folds: of cross-fitting.
         seed: of folds and fits.
@@ -227,7 +229,7 @@ def learned_marginal_weight(
     Raises:
         BadInput: for slates, a classifier without the logger's policy, or embeddings of another log.
     """
-    from sklearn.base import clone, is_classifier
+    from sklearn.base import is_classifier
 
     _single(log)
     if len(shown) != len(log):
@@ -244,9 +246,7 @@ def learned_marginal_weight(
     pages = page_slots or int(place.max()) + 1
     for number in range(dealt.count):
         train, here = dealt.train(number).cpu().numpy(), np.flatnonzero(fold == number)
-        fit = clone(model)
-        if "random_state" in fit.get_params() and fit.get_params()["random_state"] is None:
-            fit.set_params(random_state=seed.split(f"fold {number}").value % (1 << 32))
+        fit = seeded(model, seed.split(f"fold {number}").value)
         if not classes:
             out[here] = fit.fit(x[train], weight[train]).predict(x[here]).clip(min=0)
             continue

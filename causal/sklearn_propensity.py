@@ -11,11 +11,15 @@ from torch import Tensor
 
 from causal.propensity import FittedPropensity
 from causal.rewards import positions
-from causal.sklearn_reward import numbers
+from causal.sklearn_reward import check_size, numbers
+from simlab.adapters.seeding import fit_weighted, seeded
 from simlab.context import Context
 from simlab.errors import BadInput
 from simlab.log import Log
 from simlab.seeds import Seed
+
+_CELLS = 1 << 22
+"""Cells of [row, item] and of the design held at once: 32 MB."""
 
 
 @dataclass(frozen=True)
@@ -25,12 +29,17 @@ class SklearnPropensity:
     What the classifier says of items outside a row's candidates is dropped, and the rest sums to one. An item
     that no training row shows has probability 0 here; `cross_fit_propensity` lifts it to its floor.
 
+    The design is dense: 8 bytes a row for each feature and position, held at once to fit. Probabilities are
+    asked for in blocks of 32 MB, however many items there are.
+
     Args:
-        estimator: any classifier with `predict_proba`; it is cloned, never changed.
+        estimator: any classifier with `predict_proba`; it is cloned, never changed. Each `random_state` that
+            is None, those inside it too, is set from the seed.
         past: H; histories are not used, so 0.
 
     Raises:
-        BadInput: at `fit`, for slates, or a classifier without probabilities.
+        BadInput: at `fit`, for slates, a classifier without probabilities, weights that it does not take, or
+            a design of more than `causal.sklearn_reward.LARGEST` cells.
     """
 
     estimator: Any
@@ -41,8 +50,6 @@ class SklearnPropensity:
         self, log: Log, slots: int, seed: Seed, weight: Float[Tensor, " round"] | None = None
     ) -> FittedPropensity:
         """Fit a clone; rows of one item only give that item."""
-        from sklearn.base import clone
-
         if log.slots > 1:
             raise BadInput(
                 f"a classifier knows one item a row, but slate has {log.slots} slots: take a ranker"
@@ -54,14 +61,11 @@ class SklearnPropensity:
         item = log.slate[:, 0].cpu().numpy()
         if item.min() == item.max():
             return _Classes(None, item[:1], log.n_items, slots)
-        model = clone(self.estimator)
-        if "random_state" in model.get_params() and model.get_params()["random_state"] is None:
-            model.set_params(random_state=seed.value % (1 << 32))
-        x = _design(numbers(log.features, len(log)), positions(log)[:, 0], slots)
-        if weight is None:
-            model.fit(x, item)
-        else:
-            model.fit(x, item, sample_weight=weight.cpu().numpy())
+        features = numbers(log.features, len(log))
+        check_size(len(log), features.shape[1] + slots, "take a ranker (RankerPropensity), or fewer rows")
+        by = None if weight is None else weight.double().cpu().numpy()
+        x = _design(features, positions(log)[:, 0], slots)
+        model = fit_weighted(seeded(self.estimator, seed.value), x, item, by)
         return _Classes(model, np.asarray(model.classes_), log.n_items, slots)
 
 
@@ -73,14 +77,21 @@ class _Classes:
     slots: int
 
     def probabilities(self, context: Context, position: Int[Tensor, " user"]) -> Float[Tensor, "user cand"]:
-        said = np.ones((len(context), 1))
-        if self.model is not None:
-            said = self.model.predict_proba(
-                _design(numbers(context.features, len(context)), position, self.slots)
-            )
-        table = torch.zeros(len(context), self.n_items, dtype=torch.float64, device=position.device)
-        table[:, torch.from_numpy(self.known).to(position.device)] = torch.from_numpy(said).double().to(table)
-        return whole(table.gather(1, context.candidates), context.mask)
+        """Ask for all items a block of rows at a time, and keep the candidates."""
+        features = numbers(context.features, len(context))
+        known = torch.from_numpy(self.known).to(position.device)
+        out = torch.empty(context.candidates.shape, dtype=torch.float64, device=position.device)
+        block = max(1, _CELLS // max(self.n_items, features.shape[1] + self.slots))
+        for start in range(0, len(context), block):
+            rows = slice(start, start + block)
+            items = context.candidates[rows]
+            said = np.ones((len(items), 1))
+            if self.model is not None:
+                said = self.model.predict_proba(_design(features[rows], position[rows], self.slots))
+            table = torch.zeros(len(items), self.n_items, dtype=torch.float64, device=position.device)
+            table[:, known] = torch.from_numpy(said).double().to(position.device)
+            out[rows] = table.gather(1, items)
+        return whole(out, context.mask)
 
 
 def whole(table: Float[Tensor, "row cand"], mask: Bool[Tensor, "row cand"]) -> Float[Tensor, "row cand"]:

@@ -10,13 +10,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from causal.rewards import Fitted, answers, positions
+from simlab.adapters.seeding import fit_weighted, seeded
 from simlab.context import Catalog, Context
 from simlab.errors import BadInput
 from simlab.log import Log
 from simlab.seeds import Seed
 
 _CELLS = 1 << 22
-"""Cells of a design matrix held at once: 32 MB."""
+"""Cells of a design matrix that predictions hold at once: 32 MB."""
+
+LARGEST = 1 << 29
+"""Cells of a design matrix that a model is fitted on, at most: 4 GB. Learners often copy it."""
 
 
 @dataclass(frozen=True)
@@ -27,14 +31,19 @@ class SklearnReward:
     only where a page has several positions. A classifier gives the probability of class 1, a regressor its
     prediction. Rows without any click (one class) give a constant. An item that no training row shows has a
     one-hot column that is always zero there, so it gets the prediction of the context, its features and the
-    position alone. The one-hot design is dense: for catalogues of thousands of items use `RankerReward`.
+    position alone.
+
+    The design is dense, 8 bytes for each shown item and column, and held at once to fit: for catalogues of
+    thousands of items use `RankerReward`. Predictions are made in blocks of 32 MB.
 
     Args:
-        estimator: any scikit-learn estimator; it is cloned, never changed.
+        estimator: any scikit-learn estimator; it is cloned, never changed. Each `random_state` that is None,
+            those inside it too, is set from the seed.
         catalog: the items, to use their features.
 
     Raises:
-        BadInput: at `fit`, for a classifier on rewards other than 0 and 1.
+        BadInput: at `fit`, for a classifier on rewards other than 0 and 1, weights that the estimator does
+            not take, or a design of more than `LARGEST` cells.
     """
 
     estimator: Any
@@ -44,7 +53,7 @@ class SklearnReward:
 
     def fit(self, log: Log, slots: int, seed: Seed, weight: Float[Tensor, " round"] | None = None) -> Fitted:
         """Fit a clone on one row for each shown item."""
-        from sklearn.base import clone, is_classifier
+        from sklearn.base import is_classifier
 
         layout = Layout(log.n_items, slots, self.catalog)
         seen = answers(log)
@@ -55,19 +64,16 @@ class SklearnReward:
             raise BadInput(f"column reward, row {wrong}: a classifier needs 0 or 1; give a regressor")
         if classes and y.min() == y.max():
             return _Constant(float(y[0]))
+        wide = 0 if log.features is None else log.features.shape[1]
+        check_size(len(y), layout.width(wide), "take a ranker (RankerReward), or fewer rows")
         row = np.repeat(np.arange(len(log)), log.slots)
         x = layout.design(
             numbers(log.features, len(log))[row],
             log.slate.reshape(-1).cpu().numpy(),
             positions(log).reshape(-1).cpu().numpy(),
         )
-        model = clone(self.estimator)
-        if "random_state" in model.get_params() and model.get_params()["random_state"] is None:
-            model.set_params(random_state=seed.value % (1 << 32))
-        if weight is None:
-            model.fit(x, y)
-        else:
-            model.fit(x, y, sample_weight=weight.cpu().numpy()[row])
+        by = None if weight is None else weight.double().cpu().numpy()[row]
+        model = fit_weighted(seeded(self.estimator, seed.value), x, y, by)
         return _FittedSklearn(model, layout, classes)
 
 
@@ -141,6 +147,25 @@ class _Constant:
         """Return the constant."""
         shape = (*position.shape, context.candidates.shape[1])
         return torch.full(shape, self.value, dtype=torch.float64, device=position.device)
+
+
+def check_size(rows: int, columns: int, instead: str) -> None:
+    """Refuse a design matrix that is too large to be held.
+
+    Args:
+        rows: of the matrix.
+        columns: of the matrix.
+        instead: what to do, as the end of a sentence.
+
+    Raises:
+        BadInput: for more than `LARGEST` cells.
+    """
+    if rows * columns > LARGEST:
+        size, most = rows * columns * 8 / 1e9, LARGEST * 8 / 1e9
+        raise BadInput(
+            f"the design of {rows:,} rows and {columns:,} columns would be {size:.1f} GB, and {most:.1f} GB "
+            f"is the most that is built: {instead}"
+        )
 
 
 def numbers(features: Tensor | None, rows: int) -> NDArray[np.float64]:

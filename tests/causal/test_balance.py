@@ -16,11 +16,12 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import PolynomialFeatures
 from sklearn.svm import LinearSVC
 
-from causal.balance import balance, weight_key
+from causal.balance import balance
 from causal.bandit.balanced_ips import BalancedIPS
 from causal.contract import Rounds, value
 from causal.evaluation import estimate
 from causal.rounds import rounds, tabular
+from simlab.adapters.seeding import weight_key
 from simlab.context import Catalog
 from simlab.errors import BadInput
 from simlab.log import Log
@@ -185,6 +186,8 @@ def test_refusals() -> None:
         balance(slates, world.target, LogisticRegression())
     with pytest.raises(BadInput, match="LinearSVC has no predict_proba, so it gives no odds"):
         balance(bandit_log(30), Softmax(bandit_world().target.log()), LinearSVC())
+    with pytest.raises(BadInput, match="draws is 0, but the target needs at least one pair a round"):
+        balance(bandit_log(30), Softmax(bandit_world().target.log()), SATURATED, draws=0)
     with pytest.raises(BadInput, match="needs weights estimated by a classifier"):
         BalancedIPS().score(Rounds(torch.ones(3).double(), torch.ones(3).double()))
 
