@@ -15,6 +15,18 @@ Table = Float[Tensor, "slot item"] | Float[Tensor, "round slot cand"]
 """The probability of each item at each slot, for all rounds or each."""
 
 
+def refuse(name: str, values: Tensor, wrong: Tensor, why: str) -> None:
+    """Refuse the first of some values, [round], [round slot] or [round slot cand].
+
+    Raises:
+        BadInput: naming the row, the slot, the column and the value.
+    """
+    if bool(wrong.any()):
+        at = tuple(int(x) for x in wrong.nonzero()[0])
+        place = ", ".join(f"{axis} {i}" for axis, i in zip(("row", "slot", "column"), at, strict=False))
+        raise BadInput(f"{name}, {place}: {values[at].item():.6g} {why}")
+
+
 def agree(name: str, logged: Tensor, said: Tensor, first: int) -> None:
     """Refuse a logger that is not the one of the log.
 
@@ -59,16 +71,16 @@ def rewards_of(
 
 
 def slot_values(
-    given: Tensor | None, slots: int, name: str, top: float = float("inf")
+    given: Tensor | None, slots: int, name: str, device: torch.device, top: float = float("inf")
 ) -> Float[Tensor, " slot"]:
-    """Return one number for each slot, 1 by default.
+    """Return one number for each slot, 1 by default, on a device.
 
     Raises:
         BadInput: for another number of them, or one that is not in range.
     """
     if given is None:
-        return torch.ones(slots, dtype=torch.float64)
-    values = given.double()
+        return torch.ones(slots, dtype=torch.float64, device=device)
+    values = given.to(device, torch.float64)
     if values.shape != (slots,):
         raise BadInput(f"{name} has shape {tuple(values.shape)}, but a slate has {slots} slots")
     wrong = ~((values >= 0) & (values <= top) & values.isfinite())
@@ -83,7 +95,8 @@ def checked_table(table: Tensor, log: Log, context: Context) -> Table:
     """Check the logger's probabilities of items at slots.
 
     Raises:
-        BadInput: for a wrong shape, what is no probability, or a slot that does not sum to one.
+        BadInput: for a wrong shape, what is no probability, a slot that does not sum to one, or an item that
+            stands at several.
     """
     cands = context.candidates.shape[1]
     shapes = ((log.slots, log.n_items), (len(log), log.slots, cands))
@@ -103,6 +116,14 @@ def checked_table(table: Tensor, log: Log, context: Context) -> Table:
         raise BadInput(
             f"the logger's table sums to {float(table.sum(-1)[at]):.6g}, not 1, at {list(at)}: "
             "each slot holds one item"
+        )
+    often = table.sum(-2)
+    if bool((often > 1 + AGREE).any()):
+        *row, column = (int(x) for x in (often > 1 + AGREE).nonzero()[0])
+        what = f"candidate {column} of row {row[0]}" if row else f"item {column}"
+        raise BadInput(
+            f"the logger's table has {what} on a slate {float(often[(*row, column)]):.6g} times, but it "
+            "stands at one slot at most"
         )
     return table
 

@@ -91,8 +91,13 @@ def slates(
             do not add up to the reward, or a field that is asked for cannot be had.
     """
     wanted = FIELDS if fields is None else _known(fields)
-    alpha = slot_values(slot_weight, log.slots, "slot_weight")
-    theta = None if examination is None else slot_values(examination, log.slots, "examination", top=1.0)
+    if chunk is not None and chunk < 1:
+        raise BadInput(f"chunk is {chunk}, but it takes at least 1")
+    device = log.reward.device
+    alpha = slot_values(slot_weight, log.slots, "slot_weight", device)
+    theta = (
+        None if examination is None else slot_values(examination, log.slots, "examination", device, top=1.0)
+    )
     reward, per_slot = rewards_of(log, slot_weight, alpha)
     context = log.context(past)
     table = checked_table(logger, log, context) if isinstance(logger, Tensor) else None
@@ -190,10 +195,11 @@ def _weigh(
     out: dict[str, Tensor] = {}
     if logger is not None:
         agree("propensity", piece.joint, logger.log_prob(columns).double().exp(), piece.first)
+    shown = _shown(piece)
     if "joint" in wanted:
         out["joint"] = target.log_prob(columns).double().exp() / piece.joint
     if "marginal" in wanted and (piece.marginal is not None or logger is not None or piece.table is not None):
-        out["marginal"], out["marginal_error"] = _marginal(piece)
+        out["marginal"], out["marginal_error"] = _marginal(piece, shown)
     if "cascade" in wanted and logger is not None:
         try:
             out["cascade"] = (prefix_log_probs(target, columns) - prefix_log_probs(logger, columns)).exp()
@@ -220,27 +226,39 @@ def _weigh(
     return out
 
 
-def _marginal(piece: _Piece) -> tuple[Float[Tensor, "round slot"], Float[Tensor, "round slot"]]:
+def _shown(piece: _Piece) -> Float[Tensor, "round slot"] | None:
+    """Return what the logger's table says of what was logged.
+
+    Raises:
+        BadInput: if it is no chance at all, or not what the log says.
+    """
+    if piece.table is None:
+        return None
+    said = piece.table.gather(2, piece.columns.unsqueeze(2)).squeeze(2)
+    if bool((said == 0).any()):
+        row, slot = (int(x) for x in (said == 0).nonzero()[0])
+        raise BadInput(f"row {piece.first + row}: the table gives what was logged at slot {slot} no chance")
+    if piece.marginal is not None:
+        agree("slot_propensity", piece.marginal, said, piece.first)
+    return said
+
+
+def _marginal(
+    piece: _Piece, said: Float[Tensor, "round slot"] | None
+) -> tuple[Float[Tensor, "round slot"], Float[Tensor, "round slot"]]:
     """Return π(a_k at k) / π_0(a_k at k) and its standard error where one of them is an estimate."""
     columns = piece.columns
     above, noise = piece.target.marginals(columns).double(), _noise(piece.target, columns)
     square = torch.where(above > 0, noise / above, 0.0).square()
-    said, doubt = None, torch.zeros_like(noise)
+    doubt = torch.zeros_like(noise)
     if piece.logger is not None:
         said, doubt = piece.logger.marginals(columns).double(), _noise(piece.logger, columns)
-    elif piece.table is not None:
-        said = piece.table.gather(2, columns.unsqueeze(2)).squeeze(2)
-        if bool((said == 0).any()):
-            row, slot = (int(x) for x in (said == 0).nonzero()[0])
-            raise BadInput(
-                f"row {piece.first + row}: the table gives what was logged at slot {slot} no chance"
-            )
     below = piece.marginal
     if below is None:
         assert said is not None
         below = said
         square = square + (doubt / below).square()
-    elif said is not None and not bool(doubt.any()):
+    elif piece.logger is not None and said is not None and not bool(doubt.any()):
         agree("slot_propensity", below, said, piece.first)
     weight = above / below
     return weight, weight * square.sqrt()

@@ -27,6 +27,7 @@ from causal.slate.sips import SIPS
 from causal.slate.sniips import SNIIPS
 from causal.slate.snrips import SNRIPS
 from causal.slate.snsips import SNSIPS
+from causal.slate_inputs import slot_values
 from causal.slates import marginals_error, slates
 from causal.tabular_slates import Chances, tabular_slates, wide
 from simlab.context import Catalog, Context
@@ -268,6 +269,35 @@ def test_the_wrong_logger_is_refused() -> None:
         slates(log, world.target, slot_weight=torch.tensor([-1.0, 1.5, 1.0]))
     with pytest.raises(BadInput, match=r"slot_weight has shape \(2,\), but a slate has 3 slots"):
         slates(log, world.target, slot_weight=torch.tensor([1.0, 1.5]))
+
+
+@pytest.mark.parametrize("field", ["marginal", "document", "examined", "joint"])
+def test_a_table_is_checked_whatever_is_asked_for(field: str) -> None:
+    """Also by weights that look an item up anywhere on the slate."""
+    world = position_world()
+    log = world.listed().log
+    law = world.placed(world.law(world.logger))[0]
+    one = torch.eye(SLOTS, CANDS, dtype=torch.float64)
+    for given in (log, replace(log, slot_propensity=None)):
+        with pytest.raises(BadInput, match=r"row 0, slot 0|row 8: the table gives what was logged at slot 2"):
+            slates(given, world.target, logger=one, examination=EXAMINATION, fields=[field])
+    with pytest.raises(BadInput, match=r"column slot_propensity, row 0, slot 0: .* not the logger"):
+        slates(log, world.target, logger=law.flip(0), examination=EXAMINATION, fields=[field])
+    twice = torch.zeros(SLOTS, CANDS, dtype=torch.float64)
+    twice[:, 0] = 1.0
+    with pytest.raises(BadInput, match=r"table has item 0 on a slate 3 times, but it stands at one slot at"):
+        slates(log, world.target, logger=twice, fields=[field], examination=EXAMINATION)
+
+
+def test_what_slots_are_worth_lies_where_the_log_does() -> None:
+    far = torch.device("meta")
+    assert slot_values(None, 3, "slot_weight", far).device == far
+
+
+def test_a_chunk_of_no_rounds() -> None:
+    world = position_world()
+    with pytest.raises(BadInput, match="chunk is -1, but it takes at least 1"):
+        slates(world.listed().log, world.target, chunk=-1)
 
 
 # --- what each estimator is wrong about ------------------------------------------------------------
@@ -618,12 +648,38 @@ TABLE = [[[0.5, 0.5], [0.5, 0.5]], [[0.5, 0.5], [0.5, 0.5]]]
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"joint": [0.1, 0.0]}, r"joint of the logger, row 1: 0.0 is not in \(0, 1\]"),
+        ({"joint": [0.1, 0.0]}, r"joint of the logger, row 1: 0 is not in \(0, 1\]"),
         ({"joint": [0.1, float("nan")]}, r"joint of the logger, row 1: nan is not in"),
-        ({"marginal": [[0.5, 0.2], [1.4, 0.5]]}, r"marginal of the logger, row 1: 1.4 is not in"),
-        ({"cascade": [[0.5, 0.1], [0.2, 0.4]]}, "cascade of the logger, row 1: is likelier than the shorter"),
-        ({"cascade": [[0.5, 0.2], [0.4, 0.2]]}, "cascade of the logger, row 0: ends elsewhere than joint"),
+        ({"marginal": [[0.5, 0.2], [0.4, 1.4]]}, r"marginal of the logger, row 1, slot 1: 1.4 is not in"),
+        ({"marginal": [[0.5, 0.2], [-0.4, 0.5]]}, r"marginal of the logger, row 1, slot 0: -0.4 is not in"),
+        (
+            {"cascade": [[0.5, 0.1], [0.2, 0.4]]},
+            "cascade of the logger, row 1, slot 1: 0.4 is likelier than the shorter beginning",
+        ),
+        (
+            {"cascade": [[0.5, 0.2], [0.4, 0.2]]},
+            "cascade of the logger, row 0, slot 1: 0.2 is not joint",
+        ),
+        (
+            {"cascade": [[0.45, 0.1], [0.4, 0.2]]},
+            "cascade of the logger, row 0, slot 0: 0.45 is not marginal, but the first item stands",
+        ),
+        (
+            {"marginal": [[0.5, 0.2], [0.4, 0.1]]},
+            "marginal of the logger, row 1, slot 1: 0.1 is below cascade, of a slate with that item there",
+        ),
         ({"joint": None}, "the target has joint probabilities, and the logger has none"),
+        ({"joint": [[0.1, 0.2]]}, r"joint of the logger has shape \(1, 2\), but there are 2 slates of 2"),
+        ({"joint": [[0.1], [0.2]]}, r"joint of the logger has shape \(2, 1\), but there are 2 slates of 2"),
+        ({"marginal": [0.5, 0.2]}, r"marginal of the logger has shape \(2,\), but there are 2 slates of 2"),
+        (
+            {"table": [[0.5, 0.5], [0.5, 0.5]]},
+            r"table of the logger has shape \(2, 2\), but there are 2",
+        ),
+        (
+            {"table": [[[], []], [[], []]]},
+            r"table of the logger has shape \(2, 2, 0\), but there are 2",
+        ),
     ],
 )
 def test_tables_that_cannot_be(change: dict[str, Any], says: str) -> None:
@@ -636,7 +692,7 @@ def test_more_tables_that_cannot_be() -> None:
     reward, item, good = torch.ones(2, 2), torch.tensor([[0, 1], [1, 0]]), chances(table=TABLE)
     low = chances(joint=[0.1, 0.3], marginal=[[0.5, 0.2], [0.2, 0.5]])
     with pytest.raises(
-        BadInput, match="marginal of the logger, row 1: is below the probability of the whole"
+        BadInput, match=r"marginal of the logger, row 1, slot 0: 0.2 is below joint, of a slate with"
     ):
         tabular_slates(reward, low, low)
     short = chances(table=[TABLE[0], [[0.5, 0.25], [0.5, 0.5]]])
@@ -651,11 +707,11 @@ def test_more_tables_that_cannot_be() -> None:
     with pytest.raises(BadInput, match="needs item: which ones were shown"):
         tabular_slates(reward, good, good)
     never = chances(table=[TABLE[0], [[1.0, 0.0], [0.5, 0.5]]])
-    with pytest.raises(BadInput, match=r"table at what was shown of the logger, row 1: 0\.0 is not in"):
+    with pytest.raises(BadInput, match=r"table at what was shown of the logger, row 1, slot 0: 0 is not in"):
         tabular_slates(reward, never, good, item=item)
     with pytest.raises(BadInput, match="a model of slates needs q, following and item"):
         tabular_slates(reward, good, good, item=item, q=torch.ones(2, 2, 2))
-    with pytest.raises(BadInput, match="reward, row 1: it is missing or not finite"):
+    with pytest.raises(BadInput, match="reward, row 1, slot 0: nan is not a finite number"):
         tabular_slates(torch.tensor([[0.0, 1.0], [float("nan"), 0]]), good, good, item=item)
     with pytest.raises(BadInput, match="examination needs tables of both"):
         tabular_slates(reward, chances(**GOOD), chances(**GOOD), examination=torch.ones(2))
@@ -665,15 +721,70 @@ def test_more_tables_that_cannot_be() -> None:
         tabular_slates(torch.ones(2), good, good, item=item, slot_weight=torch.ones(2))
 
 
+def test_items_and_models_that_cannot_be() -> None:
+    reward, item, good = torch.ones(2, 2), torch.tensor([[0, 1], [1, 0]]), chances(table=TABLE)
+    q, following = torch.ones(2, 2, 2), torch.full((2, 2, 2), 0.5)
+
+    def said(match: str, **given: Any) -> None:
+        settings = {"item": item, "logger": good, "target": good, "reward": reward, **given}
+        with pytest.raises(BadInput, match=match):
+            tabular_slates(settings.pop("reward"), settings.pop("logger"), settings.pop("target"), **settings)
+
+    said(r"item, row 0, slot 1: 2 is none of the 2 columns of table of the logger", item=item * 2)
+    said(r"item, row 0, slot 1: -1 is none of the 2 columns", item=-item)
+    said(r"item has shape \(1, 2\), but there are 2 slates of 2", item=item[:1])
+    said(r"item has shape \(2, 1\), but there are 2 slates of 2", item=item[:, :1])
+    wide_ = chances(table=[[[0.5, 0.5, 0.0]] * 2] * 2)
+    said(r"table of the target has 3 columns, but table of the logger has 2", target=wide_)
+    said(r"q has 3 columns, but table of the logger has 2", q=torch.ones(2, 2, 3), following=following)
+    said(r"q has shape \(2, 1, 2\), but there are 2 slates of 2", q=q[:, :1], following=following)
+    said(r"following has shape \(1, 2, 2\), but there are 2 slates of 2", q=q, following=following[:1])
+    said(r"q, row 1, slot 0, column 1: nan is not a finite", q=_with(q, (1, 0, 1)), following=following)
+    said(r"following of the target, row 0, slot 1, column 0: nan is not", q=q, following=_with(q, (0, 1, 0)))
+    said(r"following of the target, row 0, slot 0: it sums to 2, not 1", q=q, following=q)
+    said(r"group has shape \(1,\), but there are 2 slates", group=torch.tensor([0]))
+    said(r"there are no slates: reward has shape \(0, 2\)", reward=reward[:0])
+    said(r"there are no slates: reward has shape \(2, 0\)", reward=reward[:, :0])
+    said(r"reward is \[round slot\] or \[round\], not of shape \(2, 2, 1\)", reward=reward.unsqueeze(2))
+    said(r"reward, row 1: inf is not a finite number", reward=torch.tensor([1.0, torch.inf]))
+    other = Chances(table=good.table, marginal=torch.tensor([[0.5, 0.5], [0.5, 0.4]]))
+    said(r"marginal of the logger, row 1, slot 1: 0.4 is not what table says, 0.5", logger=other)
+    joint = Chances(joint=torch.tensor([0.25, 0.3]), table=good.table)
+    said(
+        r"joint of the logger, row 1: 0.3 is not the product of marginal, 0.25, as of independent slots",
+        logger=joint,
+        target=joint,
+        independent=True,
+    )
+    said("examination of slot 1 is nan, but it must be in", examination=torch.tensor([1.0, torch.nan]))
+
+
+def _with(x: Tensor, at: tuple[int, ...]) -> Tensor:
+    out = x.clone()
+    out[at] = torch.nan
+    return out
+
+
 @pytest.mark.parametrize(
     ("slate", "position", "says"),
     [
         ([3, 3, 4], [0, 1, 0], "slate 4 has slot 1 0 times, not once"),
         ([3, 3, 4, 4], [0, 1, 1, 1], "slate 4 has slot 0 0 times, not once"),
         ([3, 3], [0, -1], "column position, row 1: -1 is negative"),
+        (
+            [3, 3],
+            [0, 1 << 40],
+            "column position, row 1: 1099511627776 is beyond the 2 rows: a slot is",
+        ),
         ([], [], "0 rows of slate and 0 of position are no slates"),
     ],
 )
 def test_long_forms_that_cannot_be(slate: list[int], position: list[int], says: str) -> None:
     with pytest.raises(BadInput, match=says):
         wide(torch.tensor(slate, dtype=torch.long), torch.tensor(position, dtype=torch.long))
+
+
+def test_columns_of_another_length_are_refused() -> None:
+    slate, position = torch.tensor([0, 0]), torch.tensor([0, 1])
+    with pytest.raises(BadInput, match="column 1 of those to turn has 3 rows, but slate has 2"):
+        wide(slate, position, torch.ones(2), torch.ones(3))
