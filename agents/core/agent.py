@@ -174,6 +174,8 @@ class _Tell(BaseCallback):
         if share > self.told:
             self.told = share
             ends: list[Any] = list(self.model.ep_info_buffer or [])
-            mean = sum(e["r"] for e in ends) / len(ends) if ends else float("nan")
-            self.report(f"{self.num_timesteps:,} of {self.total:,} user-steps, mean return {mean:.2f}")
+            mean = (
+                f"mean return {sum(e['r'] for e in ends) / len(ends):.2f}" if ends else "no episode has ended"
+            )
+            self.report(f"{self.num_timesteps:,} of {self.total:,} user-steps, {mean}")
         return True

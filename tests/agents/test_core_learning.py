@@ -13,6 +13,7 @@ from torch import Tensor
 from agents.actor_critic.a2c import SlateA2C
 from agents.actor_critic.ppo import SlatePPO
 from agents.actor_critic.reinforce import SlateReinforce
+from agents.core.agent import _Tell
 from agents.core.replay import SlateReplay
 from agents.core.rows import Step
 from agents.value.dqn import SlateDQN
@@ -316,3 +317,11 @@ def test_targets_move_when_they_should(name: str) -> None:
     model.learn(60, callback=Look())
     assert len(seen) > 15
     assert all(should == did for should, did in seen)
+
+
+def test_progress_without_an_episode_says_so() -> None:
+    """A mean of no episodes is no number, and "nan" is no news."""
+    told: list[str] = []
+    learner("a2c", Scripted("." * 40)).learn(10, callback=_Tell(told.append, 10))
+    assert told
+    assert all("no episode has ended" in line and "nan" not in line for line in told)
