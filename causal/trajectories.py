@@ -1,11 +1,9 @@
-"""From a log and a target policy, or from plain arrays, to what sequential estimators use."""
+"""From a log and a target policy to what sequential estimators use."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from numpy.typing import NDArray
 from torch import Tensor
 
 from causal.contract import Trajectories
@@ -17,8 +15,6 @@ from causal.same_rows import check_same
 from simlab.errors import BadInput
 from simlab.log import Log
 from simlab.policy import Policy
-
-Array = Tensor | NDArray[Any]
 
 
 def trajectories(
@@ -66,7 +62,7 @@ def trajectories(
     )
     if q is not None:
         _check_model(q, log, weight * log.propensity, discount, paths)
-    return _built(
+    return laid_out(
         paths,
         log.reward,
         weight,
@@ -80,76 +76,7 @@ def trajectories(
     )
 
 
-def tabular_trajectories(
-    action: Array,
-    reward: Array,
-    pscore: Array,
-    action_dist: Array,
-    step_per_trajectory: int | Array,
-    *,
-    discount: float = 1.0,
-    q: Array | None = None,
-    state: Array | None = None,
-    state_ratio: Array | None = None,
-    state_action_ratio: Array | None = None,
-    group: Array | None = None,
-) -> Trajectories:
-    """Build trajectories from arrays of steps, trajectory after trajectory, as SCOPE-RL lays them out.
-
-    >>> t = tabular_trajectories(
-    ...     torch.tensor([0, 1, 1]), torch.tensor([1.0, 0.0, 2.0]), torch.full((3,), 0.5),
-    ...     torch.tensor([[0.2, 0.8]] * 3), torch.tensor([1, 2]))
-    >>> t.prefix
-    tensor([[0.4000, 0.4000],
-            [1.6000, 2.5600]], dtype=torch.float64)
-
-    Args:
-        action: [row], the column that was logged.
-        reward: [row], what it brought.
-        pscore: [row], the logger's probability of it, in (0, 1].
-        action_dist: [row action], the target's probability of every column.
-        step_per_trajectory: steps of every trajectory, or of each one, [round].
-        discount: γ, in [0, 1].
-        q: [row action], Q̂_t(s_t, a) of every column.
-        state: [row], id of a discrete state, at least 0, to estimate marginal ratios by counts where no
-            ratio is given.
-        state_ratio: [row], d_π(s_t) / d_0(s_t).
-        state_action_ratio: [row], d_π(s_t, a_t) / d_0(s_t, a_t); by default the ratio of states times ρ_t.
-        group: [round], cluster of each trajectory.
-
-    Raises:
-        BadInput: for lengths that do not fit, propensities outside (0, 1], an action that is no column,
-            target probabilities that are negative or do not sum to one, or a discount outside [0, 1].
-    """
-    item, dist = torch.as_tensor(action).long(), torch.as_tensor(action_dist).double()
-    logger, reward = torch.as_tensor(pscore).double(), torch.as_tensor(reward).double()
-    n = len(item)
-    columns = {"reward": reward, "pscore": logger, "action_dist": dist, "q": q, "state": state}
-    columns |= {"state_ratio": state_ratio, "state_action_ratio": state_action_ratio}
-    _same_rows(n, columns)
-    _refuse("reward", reward, ~reward.isfinite(), "is not finite")
-    _refuse("pscore", logger, ~((logger > 0) & (logger <= 1)), "is not a probability in (0, 1]")
-    _refuse("action", item, (item < 0) | (item >= dist.shape[1]), f"is none of {dist.shape[1]} columns")
-    _refuse("action_dist", dist.min(1).values, ~(dist >= 0).all(1), "is not a probability")
-    _refuse("action_dist", dist.sum(1), (dist.sum(1) - 1).abs() > 1e-6, "is what the row sums to, not 1")
-    paths = Paths.of_lengths(_lengths(step_per_trajectory, n))
-    model = None if q is None else torch.as_tensor(q).double()
-    column = item.unsqueeze(1)
-    return _built(
-        paths,
-        reward,
-        dist.gather(1, column).squeeze(1) / logger,
-        discount,
-        None if model is None else model.gather(1, column).squeeze(1),
-        None if model is None else (dist * model).sum(1),
-        None if state is None else torch.as_tensor(state).long(),
-        None if state_ratio is None else torch.as_tensor(state_ratio).double(),
-        None if state_action_ratio is None else torch.as_tensor(state_action_ratio).double(),
-        None if group is None else torch.as_tensor(group).long(),
-    )
-
-
-def _built(
+def laid_out(
     paths: Paths,
     reward: Float[Tensor, " row"],
     weight: Float[Tensor, " row"],
@@ -164,9 +91,16 @@ def _built(
     """Lay every column out by trajectory and step, and add marginal ratios.
 
     A given ratio says nothing of the finished, so theirs is the mean of their weights.
+
+    Raises:
+        BadInput: for a discount outside [0, 1], or a ratio that is not a finite number of at least 0.
     """
     if not 0 <= discount <= 1:
         raise BadInput(f"discount is {discount}, but it is in [0, 1]")
+    for name, given in (("state_ratio", state_ratio), ("state_action_ratio", state_action_ratio)):
+        if given is not None:
+            wrong = ~((given >= 0) & given.isfinite())
+            refuse(name, given, wrong, "is no ratio of chances, a finite number of at least 0")
     ratio = paths.spread(weight, 1.0)
     gone = finished(ratio, paths.valid)
 
@@ -211,29 +145,20 @@ def _check_model(q: FQE, log: Log, chance: Float[Tensor, " row"], discount: floa
         )
 
 
-def _same_rows(n: int, columns: Mapping[str, Array | None]) -> None:
+def _same_rows(n: int, columns: Mapping[str, Tensor | None]) -> None:
     """Refuse a column of another length."""
     for name, given in columns.items():
         if given is not None and len(given) != n:
             raise BadInput(f"{name} has {len(given)} rows, but there are {n}")
 
 
-def _lengths(given: int | Array, n: int) -> Int[Tensor, " round"]:
-    """Return the steps of each trajectory."""
-    if isinstance(given, int):
-        if given < 1 or n % given:
-            raise BadInput(f"{n} rows are no whole number of trajectories of {given} steps")
-        return torch.full((n // given,), given)
-    lengths = torch.as_tensor(given).long()
-    if lengths.ndim == 0:
-        return _lengths(int(lengths), n)
-    if int(lengths.sum()) != n:
-        raise BadInput(f"the trajectories have {int(lengths.sum())} steps together, but there are {n} rows")
-    return lengths
+def refuse(name: str, x: Tensor, wrong: Tensor, why: str) -> None:
+    """Refuse the first wrong cell of a column, [row] or [row action].
 
-
-def _refuse(name: str, x: Tensor, wrong: Tensor, why: str) -> None:
-    """Raise for the first wrong row."""
+    Raises:
+        BadInput: naming the column, the row and the value.
+    """
     if bool(wrong.any()):
-        row = int(wrong.nonzero()[0])
-        raise BadInput(f"column {name}, row {row}: {x[row].item()} {why}")
+        at = tuple(int(i) for i in wrong.nonzero()[0])
+        place = ", ".join(f"{axis} {i}" for axis, i in zip(("row", "action"), at, strict=False))
+        raise BadInput(f"column {name}, {place}: {x[at].item()} {why}")

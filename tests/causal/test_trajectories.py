@@ -26,7 +26,8 @@ from causal.rl.tis import TIS
 from causal.rl.wdr import WDR
 from causal.rl.wis import WIS
 from causal.rl.wpdis import WPDIS
-from causal.trajectories import tabular_trajectories, trajectories
+from causal.tabular_trajectories import tabular_trajectories
+from causal.trajectories import trajectories
 from simlab.errors import BadInput
 from simlab.log import Log
 from simlab.slates import PlackettLuce
@@ -390,6 +391,7 @@ def test_arrays_become_the_same_trajectories() -> None:
 def test_arrays_that_cannot_be_are_refused() -> None:
     action, reward = torch.tensor([0, 1, 1, 0]), torch.zeros(4)
     half, dist = torch.full((4,), 0.5), torch.full((4, 2), 0.5)
+    column, sides = action.unsqueeze(1), torch.tensor([-1.0, 1.0])
     refused: list[tuple[tuple[Any, ...], str]] = [
         ((action, reward, half, dist, 3), "4 rows are no whole number of trajectories of 3 steps"),
         ((action, reward, half, dist, torch.tensor([1, 2])), "3 steps together, but there are 4 rows"),
@@ -402,6 +404,21 @@ def test_arrays_that_cannot_be_are_refused() -> None:
         ((action + 1, reward, half, dist, 2), "column action, row 1: 2 is none of 2 columns"),
         ((action, reward, half, dist * 2, 2), "column action_dist, row 0: 2.0 is what the row sums to"),
         ((action, reward / 0, half, dist, 2), "column reward, row 0: nan is not finite"),
+        ((action, reward, half, dist, -2), "4 rows are no whole number of trajectories of -2 steps"),
+        ((action, reward, half, dist, torch.tensor(3)), "no whole number of trajectories of 3 steps"),
+        (
+            (action, reward, half, dist, torch.tensor([1.5, 2.5])),
+            "column step_per_trajectory, row 0: 1.5 is not",
+        ),
+        ((action, reward, half, dist, torch.tensor([5, -1])), "trajectory 1 has -1 steps"),
+        ((action + 0.5, reward, half, dist, 2), "column action, row 0: 0.5 is not a whole number"),
+        ((-action, reward, half, dist, 2), "column action, row 1: -1 is none of 2 columns"),
+        ((column, reward, half, dist, 2), r"column action is \[row\], not of shape \(4, 1\)"),
+        ((action, reward, half, dist[:, 0], 2), r"action_dist is \[row action\], not of shape \(4,\)"),
+        ((action, reward, half, dist[:, :0], 2), r"action_dist is \[row action\], not of shape \(4, 0\)"),
+        ((action, reward, half, dist + sides, 2), "column action_dist, row 0, action 0: -0.5 is not a prob"),
+        ((action, reward, half / 0, dist, 2), "column pscore, row 0: inf is not finite"),
+        ((action, np.array(["a"] * 4), half, dist, 2), "column reward is no array of numbers"),
     ]
     for given, words in refused:
         with pytest.raises(BadInput, match=words):
@@ -410,6 +427,24 @@ def test_arrays_that_cannot_be_are_refused() -> None:
         tabular_trajectories(action, reward, half, dist, 2, state=torch.zeros(3))
     with pytest.raises(BadInput, match="trajectory 0, step 1: state -3 is negative"):
         tabular_trajectories(action, reward, half, dist, 2, state=torch.tensor([0, -3, 0, 0]))
+    bad = torch.tensor([1.0, torch.nan, -1.0, 1.0])
+    more: list[tuple[dict[str, Any], str]] = [
+        ({"q": dist[:, :1]}, "q has 1 columns, but action_dist has 2"),
+        ({"q": torch.stack([half, bad], 1)}, "column q, row 1, action 1: nan is not finite"),
+        ({"state": half}, "column state, row 0: 0.5 is not a whole number"),
+        ({"state_ratio": bad}, "column state_ratio, row 1: nan is not finite"),
+        ({"state_ratio": -half}, "column state_ratio, row 0: -0.5 is no ratio of chances"),
+        ({"state_action_ratio": bad[2:].repeat(2)}, "column state_action_ratio, row 0: -1.0 is no ratio of"),
+        ({"group": action}, "group has 4 rows, but there are 2"),
+        ({"group": half[:2]}, "column group, row 0: 0.5 is not a whole number"),
+        ({"discount": float("nan")}, "discount is nan"),
+    ]
+    for settings, words in more:
+        with pytest.raises(BadInput, match=words):
+            tabular_trajectories(action, reward, half, dist, 2, **settings)
+    nothing = (action[:0], reward[:0], half[:0], dist[:0], 2)
+    with pytest.raises(BadInput, match="there are no trajectories: action has no rows"):
+        tabular_trajectories(*nothing)
     with pytest.raises(BadInput, match="there are no trajectories"):
         Paths.of_lengths(torch.zeros(0, dtype=torch.long))
 
