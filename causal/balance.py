@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from causal.folds import Folds
+from causal.pages import marginals_at, pages_of
 from causal.rewards import positions
 from causal.sklearn_reward import Layout, check_size, numbers
 from simlab.adapters.seeding import fit_weighted, seeded, weight_key
@@ -102,8 +103,9 @@ def balance(
         order: `order`, `time` and `fold` of `causal.folds.Folds.deal`.
 
     Raises:
-        BadInput: for slates, a classifier without probabilities or, if `listed`, without weights, fewer than
-            one draw, and a design of more than `causal.sklearn_reward.LARGEST` cells.
+        BadInput: for slates, a position off the page, a classifier without probabilities or, if `listed`,
+            without weights, fewer than one draw, and a design of more than `causal.sklearn_reward.LARGEST`
+            cells.
     """
     if log.slots > 1:
         raise BadInput(f"balanced weights are for one item a row, but slate has {log.slots} slots")
@@ -112,7 +114,7 @@ def balance(
     if draws < 1:
         raise BadInput(f"draws is {draws}, but the target needs at least one pair a round")
     place = positions(log).squeeze(1)
-    pages = page_slots or int(place.max()) + 1
+    pages = pages_of(log, page_slots)
     context, features = log.context(past), numbers(log.features, len(log))
     pairs = _Pairs(Layout(log.n_items, pages, catalog), features, place.cpu().numpy())
     key, width = weight_key(classifier), pairs.width
@@ -194,8 +196,7 @@ def _aimed(
         at = slice(start, start + size)
         part = context.rows(at)
         with torch.no_grad():
-            table = target.distribution(part, pages).slot_marginals().double()
-        chance = table.gather(1, place[at].unsqueeze(2).expand(-1, -1, table.shape[2])).squeeze(1)
+            chance = marginals_at(target.distribution(part, pages), place[at]).squeeze(1)
         if draws:
             column = torch.multinomial(chance.cpu(), draws, replacement=True, generator=generator)
             row = torch.arange(len(part)).repeat_interleave(draws)

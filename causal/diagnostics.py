@@ -12,6 +12,7 @@ from torch import Tensor
 from causal.calibration import Calibration, calibrate
 from causal.contract import Rounds
 from causal.evaluation import effective, largest_share
+from causal.pages import marginals_at, places
 from causal.rewards import positions
 from causal.tail import pareto_shape
 from simlab.errors import BadInput
@@ -120,7 +121,7 @@ def diagnose(
         target: to see, with the log, how much of it was never tried.
         clip: where to cut weights for `clipped_share`.
         past: how many items of history the target wants.
-        page_slots: places of a page, as in `causal.rounds.rounds`.
+        page_slots: places of a page, for a log with a position.
         reward_range: the lowest and the highest reward that there can be; by default what the rounds show.
 
     Raises:
@@ -174,9 +175,13 @@ def unseen_mass(log: Log, target: Policy, past: int = 0, page_slots: int | None 
     """Return the share of the target's shown items that the log never shows, at any slot or to anyone.
 
     It counts what *this log* never tried, whether the logger could have or not.
+
+    Raises:
+        BadInput: for a position that is off a page of `page_slots`; they are not looked at where the log has
+            no position.
     """
     place = positions(log)
-    pages = page_slots or int(place.max()) + 1
+    pages = places(log, None if log.position is None else page_slots)
     context = log.context(past)
     # A share needs few rounds: some, evenly spaced, say it to about a hundredth.
     some = torch.arange(0, len(log), max(1, -(-len(log) // UNSEEN_ROUNDS)), device=log.slate.device)
@@ -188,10 +193,8 @@ def unseen_mass(log: Log, target: Policy, past: int = 0, page_slots: int | None 
     with torch.no_grad():
         for start in range(0, len(some), size):
             part = context.rows(slice(start, start + size))
-            table = target.distribution(part, pages).slot_marginals().double()
-            if log.position is not None:
-                where = place[start : start + size].unsqueeze(2).expand(-1, -1, table.shape[2])
-                table = table.gather(1, where)
+            where = None if log.position is None else place[start : start + size]
+            table = marginals_at(target.distribution(part, pages), where)
             missed += float((table.mean(1) * ~seen[part.candidates]).sum())
     return missed / len(some)
 

@@ -1,11 +1,11 @@
 """Marginal weights: how much likelier the target makes what the shown item is (its embedding e).
 
-    w(x, e) = p(e|x, π) / p(e|x, π₀) = Σ_a π(a|x) p(e|x, a) / Σ_a π₀(a|x) p(e|x, a) = E_{a ~ π₀}[w(x, a) | x,
-    e].
+    w(x, e) = p(e|x, π) / p(e|x, π₀) = Σ_a π(a|x) p(e|x, a) / Σ_a π₀(a|x) p(e|x, a)
+            = E_{a ~ π₀}[w(x, a) | x, e].
 
-The first needs p(e|x, a) and the logger's whole policy; the last can be learned from the log. Which embedding
-to take is a choice between bias (coarse) and variance (fine): `causal.tuning.tune` makes it, given `MIPS`
-once for each embedding's rounds.
+The first line needs p(e|x, a) and the logger's whole policy; the second can be learned from the log. Which
+embedding to take is a choice between bias (coarse) and variance (fine): `causal.tuning.tune` makes it, given
+`MIPS` once for each embedding's rounds.
 """
 
 from dataclasses import dataclass
@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from causal.folds import Folds
+from causal.pages import marginals_at, pages_of
 from causal.rewards import positions
 from causal.rounds import rounds
-from causal.sklearn_reward import numbers
+from causal.sklearn_reward import check_size, numbers
 from simlab.adapters.seeding import seeded
 from simlab.context import Context
 from simlab.errors import BadInput
@@ -60,10 +61,15 @@ class Clusters:
     """Each item has one e: its category or cluster.
 
     Attributes:
-        cluster: of each item of the catalogue.
+        cluster: of each item of the catalogue, any whole number.
     """
 
     cluster: Int[Tensor, " item"]
+
+    def check(self, log: Log) -> None:
+        """Refuse another catalogue's clusters."""
+        if len(self.cluster) != log.n_items:
+            raise BadInput(f"{len(self.cluster)} items have a cluster, but the log has {log.n_items}")
 
     def likelihood(
         self, rows: slice, item: Int[Tensor, " row"], candidates: Int[Tensor, "row cand"]
@@ -77,8 +83,8 @@ class Categories:
     """e is drawn given the item, each dimension on its own: p(e|a) = Π_d p(e_d|a).
 
     Attributes:
-        chance: p(e_d = c | a).
-        shown: what was seen of each round.
+        chance: p(e_d = c | a); a row of it sums to one.
+        shown: e_d of each round, from 0.
 
     Raises:
         BadInput: for chances that do not sum to one, or a category that is none.
@@ -89,7 +95,7 @@ class Categories:
 
     def __post_init__(self) -> None:
         total = self.chance.double().sum(2)
-        wrong = ((total - 1).abs() > 1e-5) | (self.chance < 0).any(2)
+        wrong = ~((total - 1).abs() <= 1e-5) | (self.chance < 0).any(2)
         if bool(wrong.any()):
             item, dim = (int(x) for x in wrong.nonzero()[0])
             raise BadInput(
@@ -108,6 +114,15 @@ class Categories:
                 f"{self.chance.shape[2]} from 0"
             )
 
+    def check(self, log: Log) -> None:
+        """Refuse the embeddings of another log."""
+        if len(self.shown) != len(log):
+            raise BadInput(f"{len(self.shown)} rounds have an embedding, but the log has {len(log)}")
+        if len(self.chance) != log.n_items:
+            raise BadInput(
+                f"{len(self.chance)} items have chances of categories, but the log has {log.n_items}"
+            )
+
     def likelihood(
         self, rows: slice, item: Int[Tensor, " row"], candidates: Int[Tensor, "row cand"]
     ) -> Float[Tensor, "row cand"]:
@@ -124,10 +139,25 @@ class Likelihoods:
     """p(e|x, a) of the logged e, given for every candidate of every round: it may hang on the context.
 
     Attributes:
-        chance: at least 0, a probability or a density.
+        chance: at least 0, a probability or a density; in the order of the log's candidates.
+
+    Raises:
+        BadInput: for what is negative or not finite.
     """
 
     chance: Float[Tensor, "round cand"]
+
+    def __post_init__(self) -> None:
+        _likely(self.chance, 0)
+
+    def check(self, log: Log) -> None:
+        """Refuse the likelihoods of another log."""
+        wide = log.n_items if log.candidates is None else log.candidates.shape[1]
+        if self.chance.shape != (len(log), wide):
+            raise BadInput(
+                f"likelihoods are a table of {list(self.chance.shape)}, but there are {len(log)} rounds of "
+                f"{wide} candidates"
+            )
 
     def likelihood(
         self, rows: slice, item: Int[Tensor, " row"], candidates: Int[Tensor, "row cand"]
@@ -161,16 +191,23 @@ def marginal_weight(
         check: refuse a logger that is not the log's; False for an estimated one.
 
     Raises:
-        BadInput: for slates, tables that do not sum to one or are of another log, and rows whose e the logger
-            cannot have shown.
+        BadInput: for slates, a position off the page, tables or embeddings with NaN or of another log, tables
+            that do not sum to one, and rows whose e the logger cannot have shown.
     """
     _single(log)
-    context, place = log.context(past), positions(log)
-    pages = page_slots or int(place.max()) + 1
+    if isinstance(embedding, Clusters | Categories | Likelihoods):
+        embedding.check(log)
+    context, place, pages = log.context(past), positions(log), pages_of(log, page_slots)
     out = []
-    for rows in _blocks(log, context, pages):
+    for rows in _blocks(len(log), pages * context.candidates.shape[1]):
         part, item = context.rows(rows), log.slate[rows, 0]
         likely = embedding.likelihood(rows, item, part.candidates)
+        if likely.shape != part.candidates.shape:
+            raise BadInput(
+                f"{type(embedding).__name__} gave likelihoods of {list(likely.shape)} for "
+                f"{list(part.candidates.shape)} rows and candidates"
+            )
+        _likely(likely, rows.start)
         below = _table(logger, "logger", part, place, rows, pages)
         if check:
             _same(below.gather(1, part.columns(log.slate[rows])).squeeze(1), log, rows)
@@ -199,15 +236,15 @@ def learned_marginal_weight(
 ) -> Float[Tensor, " round"]:
     """Return an estimate of w(x, e) = E_{a ~ π₀}[w(x, a) | x, e], by a model that has not seen the row.
 
-    - A classifier learns π₀(a|x, e) from the logged (x, e, a), and w(x, e) = Σ_a π̂₀(a|x, e) w(x, a). As it
-      needs
-      w(x, a) of every item, it needs the logger's whole policy. An item that a fold's rounds do not show gets
-      π̂₀ = 0, as does one that the logger cannot show.
+    - A classifier learns π₀(a|x, e) from the logged (x, e, a), and w(x, e) = Σ_a π̂₀(a|x, e) w(x, a). That sum
+      needs w(x, a) of every item, so it needs the logger's whole policy. An item that a fold's rounds do not
+      show gets π̂₀ = 0, as does one that the logger cannot show.
     - A regressor learns w(x, a) of the logged items from (x, e), in one step and from the log's propensities
       alone. What it says is cut at 0.
 
     The design is [context features, e]; whole numbers are one-hot categories, one block for each dimension.
-    What the model gets wrong biases `MIPS`; `SNMIPS` at least keeps a constant reward.
+    It is dense, 8 bytes a row and column, held at once; a fit holds a copy of its rows besides. What the
+    model gets wrong biases `MIPS`; `SNMIPS` at least keeps a constant reward.
 
     Source: Saito and Joachims (2022), "Off-policy evaluation for large action spaces via embeddings", ICML,
     section 3 (estimating the marginal weights, by a classifier).
@@ -227,7 +264,9 @@ def learned_marginal_weight(
         order: `order`, `time` and `fold` of `causal.folds.Folds.deal`. The burn-in has weight NaN.
 
     Raises:
-        BadInput: for slates, a classifier without the logger's policy, or embeddings of another log.
+        BadInput: for slates, a position off the page, a classifier without the logger's policy, a logger's
+            table or embeddings with NaN or of another log, or a design of more than
+            `causal.sklearn_reward.LARGEST` cells.
     """
     from sklearn.base import is_classifier
 
@@ -242,8 +281,8 @@ def learned_marginal_weight(
     item = log.slate[:, 0].cpu().numpy()
     dealt = Folds.deal(log, folds, seed.split("folds"), group, **order)
     fold, out = dealt.fold.cpu().numpy(), np.full(len(log), np.nan)
-    context, place = log.context(past), positions(log)
-    pages = page_slots or int(place.max()) + 1
+    context, place, pages = log.context(past), positions(log), pages_of(log, page_slots)
+    size = max(pages * context.candidates.shape[1], log.n_items)  # what a classifier says is of all items
     for number in range(dealt.count):
         train, here = dealt.train(number).cpu().numpy(), np.flatnonzero(fold == number)
         fit = seeded(model, seed.split(f"fold {number}").value)
@@ -253,7 +292,7 @@ def learned_marginal_weight(
         fit.fit(x[train], item[train])
         known = torch.as_tensor(fit.classes_, dtype=torch.long, device=log.slate.device)
         assert logger is not None
-        for rows in _blocks(log, context, pages):
+        for rows in _blocks(len(log), size):
             inside = here[(here >= rows.start) & (here < rows.stop)]
             if not len(inside):
                 continue
@@ -274,9 +313,20 @@ def _single(log: Log) -> None:
         raise BadInput(f"marginal weights are for one item a row, but slate has {log.slots} slots")
 
 
-def _blocks(log: Log, context: Context, pages: int) -> list[slice]:
-    size = max(1, _CELLS // (pages * context.candidates.shape[1]))
-    return [slice(start, min(start + size, len(log))) for start in range(0, len(log), size)]
+def _blocks(rows: int, cells: int) -> list[slice]:
+    """Cut rows of so many cells each into blocks."""
+    size = max(1, _CELLS // cells)
+    return [slice(start, min(start + size, rows)) for start in range(0, rows, size)]
+
+
+def _likely(chance: Float[Tensor, "row cand"], first: int) -> None:
+    """Refuse what is no likelihood."""
+    wrong = ~((chance >= 0) & chance.isfinite())
+    if bool(wrong.any()):
+        row, column = (int(x) for x in wrong.nonzero()[0])
+        raise BadInput(
+            f"row {first + row}, candidate {column}: {float(chance[row, column]):g} is no likelihood"
+        )
 
 
 def _table(
@@ -290,8 +340,7 @@ def _table(
     """Return a policy's probability of each candidate at each row's place."""
     if not isinstance(policy, Tensor):
         with torch.no_grad():
-            table = policy.distribution(context, pages).slot_marginals().double()
-        return table.gather(1, place[rows].unsqueeze(2).expand(-1, -1, table.shape[2])).squeeze(1)
+            return marginals_at(policy.distribution(context, pages), place[rows]).squeeze(1)
     if policy.shape[1] != context.candidates.shape[1] or len(policy) != len(place):
         raise BadInput(
             f"the {name}'s table is {list(policy.shape)}, but there are {len(place)} rows of "
@@ -299,10 +348,13 @@ def _table(
         )
     table = policy[rows].double()
     total = table.sum(1)
-    wrong = ((total - 1).abs() > 1e-5) | (table < 0).any(1)
+    wrong = ~((total - 1).abs() <= 1e-5) | (table < 0).any(1)
     if bool(wrong.any()):
         first = int(wrong.nonzero()[0])
         row = rows.start + first if isinstance(rows, slice) else int(rows[first])
+        if bool(total[first].isnan()):
+            column = int(table[first].isnan().nonzero()[0])
+            raise BadInput(f"row {row}: the {name}'s probability of candidate {column} is nan")
         raise BadInput(
             f"row {row}: the {name}'s probabilities sum to {float(total[first]):.6g}, not 1, or are negative"
         )
@@ -312,7 +364,7 @@ def _table(
 def _same(chance: Float[Tensor, " row"], log: Log, rows: slice) -> None:
     """Refuse a logger that does not show what was logged as often as the log says."""
     claimed = log.propensity[rows].double()
-    wrong = (chance - claimed).abs() > CLOSE * claimed
+    wrong = ~((chance - claimed).abs() <= CLOSE * claimed)
     if bool(wrong.any()):
         row = int(wrong.nonzero()[0])
         raise BadInput(
@@ -323,10 +375,22 @@ def _same(chance: Float[Tensor, " row"], log: Log, rows: slice) -> None:
 
 def _design(log: Log, shown: Tensor) -> NDArray[np.float64]:
     """Put context features and the embedding side by side."""
+    features = numbers(log.features, len(log))
+    instead = "take clusters, or numbers in place of categories"
     if shown.dtype.is_floating_point:
-        columns = [shown.double()]
-    else:
-        columns = [
-            torch.nn.functional.one_hot(torch.unique(e, return_inverse=True)[1]) for e in shown.unbind(1)
-        ]
-    return np.concatenate([numbers(log.features, len(log)), *(c.double().cpu().numpy() for c in columns)], 1)
+        wrong = ~shown.isfinite()
+        if bool(wrong.any()):
+            row, dim = (int(x) for x in wrong.nonzero()[0])
+            raise BadInput(
+                f"shown, row {row}, dimension {dim}: {float(shown[row, dim]):g} is not a finite number"
+            )
+        check_size(len(log), features.shape[1] + shown.shape[1], instead)
+        return np.concatenate([features, shown.double().cpu().numpy()], 1)
+    place = [torch.unique(e, return_inverse=True)[1].cpu().numpy() for e in shown.unbind(1)]
+    widths = [features.shape[1], *(int(e.max()) + 1 for e in place)]
+    check_size(len(log), sum(widths), instead)
+    out = np.zeros((len(log), sum(widths)))
+    out[:, : widths[0]] = features
+    for e, start in zip(place, np.cumsum(widths), strict=False):
+        out[np.arange(len(out)), start + e] = 1
+    return out

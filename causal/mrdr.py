@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from causal.contract import Rounds
+from causal.pages import marginals_at, pages_of
 from causal.rewards import Fitted, RewardModel, cross_fit, positions
 from causal.rounds import rounds as rounds_of
 from simlab.context import Catalog, Context
@@ -118,7 +119,11 @@ class VarianceReward:
         for start in range(0, len(log), block):
             rows = slice(start, start + block)
             part, w = context.rows(rows), weights[rows]
-            signed = -_spread(log.n_items, part, _target(self.target, part, log, place[rows], slots))
+            with torch.no_grad():
+                shown = self.target.distribution(part, slots)
+            signed = -_spread(
+                log.n_items, part, marginals_at(shown, None if log.position is None else place[rows])
+            )
             signed.scatter_add_(2, log.slate[rows].unsqueeze(2), w[:, None, None].expand(-1, log.slots, 1))
             z = layout.design(part.features.double(), signed, place[rows])
             ones = torch.ones(len(w), 1, dtype=torch.float64, device=z.device)
@@ -225,7 +230,7 @@ def robust(
     if len(found) != len(log):
         raise BadInput(f"there are weights of {len(found)} rounds, but the log has {len(log)}")
     weight = None if isinstance(model, VarianceReward) else robust_weight(found.weight, log.propensity, kind)
-    pages = page_slots or int(positions(log).max()) + 1
+    pages = pages_of(log, page_slots)
     grouped = found.group is not None
     fit = cross_fit(log, model, folds, seed, grouped, slots=pages, weight=weight, **order)
     said = rounds_of(log, target, fit, past=past, page_slots=page_slots)
@@ -235,17 +240,6 @@ def robust(
 
 def _page(log: Log, slots: int) -> int | None:
     return None if log.position is None else slots
-
-
-def _target(
-    target: Policy, context: Context, log: Log, place: Int[Tensor, "row slot"], slots: int
-) -> Float[Tensor, "row slot cand"]:
-    """Return the target's probability of each candidate at the slots that a row logs."""
-    with torch.no_grad():
-        table = target.distribution(context, slots).slot_marginals().double()
-    if log.position is None:
-        return table
-    return table.gather(1, place.unsqueeze(2).expand(-1, -1, table.shape[2]))
 
 
 def _spread(

@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from causal.folds import Folds
+from causal.pages import places
 from causal.rewards import positions
 from simlab.adapters._descent import Descent
 from simlab.adapters.propensity import Propensity
@@ -196,12 +197,12 @@ def cross_fit_propensity(
         fold: as there.
 
     Raises:
-        BadInput: as `causal.folds.Folds.deal`; for a floor that C candidates cannot all have; and without a
-            floor, for a round whose item its model thinks impossible.
+        BadInput: as `causal.folds.Folds.deal`; for a position off the page; for a floor that C candidates
+            cannot all have; and without a floor, for a round whose item its model thinks impossible.
     """
     dealt = Folds.deal(log, folds, seed.split("folds"), group, order=order, time=time, fold=fold)
     place = positions(log)
-    pages = int(place.max()) + 1 if slots is None else slots
+    pages = places(log, slots)
     context = log.context(model.past)
     wide = context.candidates.shape[1]
     if floor is not None and not 0 <= floor * wide < 1:

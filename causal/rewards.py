@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from causal.folds import Folds, assign
+from causal.pages import places
 from simlab.adapters.reward import Reward, answers, positions
 from simlab.context import Context
 from simlab.errors import BadInput
@@ -172,11 +173,10 @@ def cross_fit(
 
     Raises:
         BadInput: if there are more folds than users (or rounds, or times), if nobody knows the time, if given
-            folds leak, or if all rounds that a fold learns from have weight 0.
+            folds leak, for a position off the page, or if all rounds that a fold learns from have weight 0.
     """
     dealt = Folds.deal(log, folds, seed.split("folds"), group, order=order, time=time, fold=fold)
-    where = positions(log)
-    pages = int(where.max()) + 1 if slots is None else slots
+    pages = places(log, slots)
     models = []
     for number in range(dealt.count):
         train = dealt.train(number)

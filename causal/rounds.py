@@ -5,6 +5,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from causal.contract import Rounds
+from causal.pages import marginals_at, pages_of
 from causal.rewards import CrossFit, RewardModel, cross_fit, positions
 from simlab.context import Context
 from simlab.errors import BadInput
@@ -60,17 +61,7 @@ def rounds(
         BadInput: if the target's probabilities are not probabilities, a position is off the page, or a reward
             model is given without a policy.
     """
-    place = positions(log)
-    if page_slots is None:
-        pages = int(place.max()) + 1
-    elif log.position is None:
-        raise BadInput("page_slots is for logs with a position, and this one has none")
-    elif int(place.max()) >= page_slots:
-        raise BadInput(
-            f"position {int(place.max())} is off a page of {page_slots} slots: positions count from 0"
-        )
-    else:
-        pages = page_slots
+    place, pages = positions(log), pages_of(log, page_slots)
     again = group_by_user and len(torch.unique(log.user)) < len(log)
     group = log.user if again else None
     reward, propensity = log.reward.double(), log.propensity.double()
@@ -98,12 +89,11 @@ def rounds(
             seen = context.rows(rows)
             columns = seen.columns(log.slate[rows])
             distribution = target.distribution(seen, pages)
-            chances.append(
-                _logged_chance(distribution, columns, None if log.position is None else place[rows])
-            )
+            at = None if log.position is None else place[rows]
+            chances.append(_logged_chance(distribution, columns, at))
             if fitted is not None:
                 q = _predicted(fitted, rows, memory, place[rows])
-                terms = model_terms(q, _marginals(distribution, log, place[rows]), columns)
+                terms = model_terms(q, marginals_at(distribution, at), columns)
                 logged.append(terms[0])
                 aimed.append(terms[1])
     weight = _chance(torch.cat(chances), len(log)) / propensity
@@ -193,16 +183,6 @@ def _logged_chance(
     # Only one place of the page is logged. The same item asked for at every slot gives its marginals.
     everywhere = distribution.marginals(columns.expand(-1, distribution.slots))
     return everywhere.double().gather(1, place).squeeze(1)
-
-
-def _marginals(
-    distribution: SlateDistribution, log: Log, place: Int[Tensor, "round slot"]
-) -> Float[Tensor, "round slot cand"]:
-    """Return P(candidate at slot) for the slots that each row logs."""
-    table = distribution.slot_marginals().double()
-    if log.position is None:
-        return table
-    return table.gather(1, place.unsqueeze(2).expand(-1, -1, table.shape[2]))
 
 
 def _predicted(

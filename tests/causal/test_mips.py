@@ -242,3 +242,73 @@ def test_refusals() -> None:
     slates = replace(log, slate=torch.tensor([[0, 1]]).expand(48, -1), propensity=torch.full((48,), 0.1))
     with pytest.raises(BadInput, match="marginal weights are for one item a row, but slate has 2 slots"):
         marginal_weight(slates, target, logger, Likelihoods(likely))
+
+
+def test_what_is_not_of_this_log_is_refused() -> None:
+    """Tables and embeddings with NaN, or of other rows, items or candidates."""
+    world, log, _, shown, likely = drawn_embeddings()
+    target, logger = policies(world)
+    which = log.context().features[:, 0].long()
+    hole = world.target[which].clone()
+    hole[5, 1] = torch.nan
+    with pytest.raises(BadInput, match=r"row 5: the target's probability of candidate 1 is nan"):
+        marginal_weight(log, hole, logger, Likelihoods(likely))
+    with pytest.raises(BadInput, match=r"row 5: the logger's probability of candidate 1 is nan"):
+        marginal_weight(log, target, hole, Likelihoods(likely), check=False)
+    with pytest.raises(BadInput, match=r"row 5: the logger's probability of candidate 1 is nan"):
+        learned_marginal_weight(log, target, shown, RandomForestClassifier(), hole)
+    for odd in (torch.nan, -0.1, torch.inf):
+        wrong = likely.clone()
+        wrong[7, 2] = odd
+        with pytest.raises(BadInput, match=rf"row 7, candidate 2: {odd:g} is no likelihood"):
+            Likelihoods(wrong)
+    with pytest.raises(
+        BadInput, match="item 0, dimension 1: the chances of the categories sum to nan, not 1"
+    ):
+        Categories(torch.where(CHANCE == 0.1, torch.nan, CHANCE), shown)
+    with pytest.raises(BadInput, match="47 rounds have an embedding, but the log has 48"):
+        marginal_weight(log, target, logger, Categories(CHANCE, shown[:47]))
+    with pytest.raises(BadInput, match="2 items have chances of categories, but the log has 3"):
+        marginal_weight(log, target, logger, Categories(CHANCE[:2], shown))
+    with pytest.raises(BadInput, match="2 items have a cluster, but the log has 3"):
+        marginal_weight(log, target, logger, Clusters(torch.tensor([0, 1])))
+    with pytest.raises(BadInput, match=r"likelihoods are a table of \[48, 2\], but there are 48 rounds of 3"):
+        marginal_weight(log, target, logger, Likelihoods(likely[:, :2]))
+    with pytest.raises(BadInput, match="shown, row 3, dimension 1: nan is not a finite number"):
+        learned_marginal_weight(
+            log,
+            target,
+            shown.double().index_put((torch.tensor(3), torch.tensor(1)), torch.tensor(torch.nan).double()),
+            DecisionTreeRegressor(),
+        )
+
+
+class Foreign:
+    """An embedding of one's own, with the wrong shape or value."""
+
+    def __init__(self, said: Tensor) -> None:
+        self.said = said
+
+    def likelihood(self, rows: slice, item: Tensor, candidates: Tensor) -> Tensor:
+        return self.said[rows]
+
+
+def test_an_embedding_of_one_s_own_is_checked_too() -> None:
+    world, log, _, _, likely = drawn_embeddings()
+    target, logger = policies(world)
+    assert torch.equal(
+        marginal_weight(log, target, logger, Foreign(likely)),
+        marginal_weight(log, target, logger, Likelihoods(likely)),
+    )
+    with pytest.raises(BadInput, match=r"Foreign gave likelihoods of \[48, 2\] for \[48, 3\] rows and"):
+        marginal_weight(log, target, logger, Foreign(likely[:, :2]))
+    holes = torch.where(torch.arange(48)[:, None] == 4, torch.nan, likely)
+    with pytest.raises(BadInput, match="row 4, candidate 0: nan is no likelihood"):
+        marginal_weight(log, target, logger, Foreign(holes))
+
+
+def test_designs_of_many_categories_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    world, log, _, shown, _ = drawn_embeddings()
+    monkeypatch.setattr("causal.sklearn_reward.LARGEST", 48 * 5 - 1)  # one feature, two dimensions of two
+    with pytest.raises(BadInput, match="the design of 48 rows and 5 columns"):
+        learned_marginal_weight(log, policies(world)[0], shown, DecisionTreeRegressor())
