@@ -11,6 +11,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+NOTHING = -60.0
+"""A logarithm that counts as 0; below -87 a float32's exponential is denormal, a hundred times as slow."""
+
 
 def mmd_linear(
     a: Float[Tensor, "row dim"],
@@ -61,31 +64,57 @@ def sinkhorn(
         blur: ε, the entropic regularisation, in units of the distance.
         steps: rounds of scaling at most; ε is annealed to its value in the first half of them.
     """
-    u, v = u / u.sum(), v / v.sum()
-    return _transport(a, b, u, v, blur, steps) - 0.5 * (
-        _transport(a, a, u, u, blur, steps) + _transport(b, b, v, v, blur, steps)
+    n = max(len(a), len(b))
+    (a, u), (b, v) = (_padded(points, mass / mass.sum(), n) for points, mass in ((a, u), (b, v)))
+    both, own, other = _transport(
+        torch.stack([a, a, b]),
+        torch.stack([b, a, b]),
+        torch.stack([u, u, v]),
+        torch.stack([v, u, v]),
+        blur,
+        steps,
     )
+    debiased: Tensor = both - 0.5 * (own + other)
+    return debiased
+
+
+def _log_sum(x: Tensor, axis: int) -> Tensor:
+    """Return log Σ exp(x), without the exponents that a sum of thousands cannot feel."""
+    top = x.amax(axis, keepdim=True)
+    return top + x.sub_(top).clamp_(min=NOTHING).exp_().sum(axis, keepdim=True).log_()
+
+
+def _padded(points: Tensor, mass: Tensor, rows: int) -> tuple[Tensor, Tensor]:
+    """Return as many rows as asked for: the first again, which weighs nothing."""
+    short = rows - len(points)
+    if not short:
+        return points, mass
+    return torch.cat([points, points[:1].expand(short, -1)]), torch.cat([mass, mass.new_zeros(short)])
 
 
 def _transport(a: Tensor, b: Tensor, u: Tensor, v: Tensor, blur: float, steps: int) -> Tensor:
-    """Return the entropic cost of transport; its gradient is the plan's (envelope theorem)."""
-    cost = torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
+    """Return the entropic costs of transports, side by side; the gradient is the plan's (envelope theorem).
+
+    Points are [pair row dim] and weights [pair row]: many small operations cost their start, not their work.
+    """
     with torch.no_grad():
-        c, log_u, log_v = cost.detach(), u.log().unsqueeze(1), v.log()
-        f, g = torch.zeros_like(u), torch.zeros_like(v)
-        for eps in _annealed(c, blur, steps):
-            f = -eps * torch.logsumexp(log_v + (g - c) / eps, 1)
-            g = -eps * torch.logsumexp(log_u + (f.unsqueeze(1) - c) / eps, 0)
-        plan = (log_u + log_v + (f.unsqueeze(1) + g - c) / blur).exp()
-        # The dual, where g fits f exactly and the plan sums to 1; less what the gradient goes through.
-        dual = f @ u + g @ v - (plan * c).sum()
-    return dual + (plan * cost).sum()
-
-
-def _annealed(cost: Tensor, blur: float, steps: int) -> list[float]:
-    """Return ε of each round: from the largest cost down to the blur in the first half of them."""
-    top = max(float(cost.max()), blur)
-    return [max(blur, top * (blur / top) ** (2 * step / steps)) for step in range(steps)]
+        cost = torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
+        log_u, log_v = u.log().unsqueeze(2), v.log().unsqueeze(1)
+        f, g = torch.zeros_like(log_u), torch.zeros_like(log_v)
+        top = cost.amax((1, 2), keepdim=True).clamp(min=blur)
+        for step in range(steps):  # ε goes from the largest cost down to the blur in the first half
+            eps = (top * (blur / top) ** (2 * step / steps)).clamp(min=blur)
+            kernel = cost / -eps
+            f = -eps * _log_sum(kernel + (log_v + g / eps), 2)
+            g = -eps * _log_sum(kernel + (log_u + f / eps), 1)
+        plan = (kernel + (log_u + f / eps) + (log_v + g / eps)).clamp_(min=NOTHING).exp_()
+        # The dual, where g fits f exactly and the plan sums to 1.
+        dual = (f.squeeze(2) * u).sum(1) + (g.squeeze(1) * v).sum(1)
+        pull = torch.where(cost > 0, plan / cost, 0)  # the gradient of ‖x − y‖ is (x − y) / ‖x − y‖
+        to_a = pull.sum(2, keepdim=True) * a - pull @ b
+        to_b = pull.sum(1).unsqueeze(2) * b - pull.mT @ a
+    moved = (a - a.detach()) * to_a + (b - b.detach()) * to_b  # zeros, with that gradient
+    return dual + moved.sum((1, 2))
 
 
 DISTANCES = {"linear": mmd_linear, "rbf": mmd_rbf, "wasserstein": sinkhorn}

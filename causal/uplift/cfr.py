@@ -68,14 +68,16 @@ class CFR(DeepLearner):
     def _penalty(self, net: Net, phi: Float[Tensor, "row dim"], batch: Batch) -> Float[Tensor, ""]:
         if self.alpha == 0:
             return torch.zeros(())
-        phi = phi / phi.square().sum(1).mean().clamp(min=1e-12).sqrt()
+        scale = phi.square().sum(1).mean().clamp(min=1e-12).sqrt()
         arms = len(self.arms_)
         # The first rows of each arm: batches are shuffled. An arm that a batch lacks adds nothing to it.
         rows = [(batch.arm == a).nonzero().squeeze(1)[: self.compared] for a in range(arms)]
+        points = [phi.index_select(0, at) / scale for at in rows]
+        mass = [batch.weight.index_select(0, at) for at in rows]
         parts = [
-            DISTANCES[self.distance](phi[rows[0]], phi[at], batch.weight[rows[0]], batch.weight[at])
-            for at in rows[1:]
-            if len(at) and len(rows[0])
+            DISTANCES[self.distance](points[0], points[a], mass[0], mass[a])
+            for a in range(1, arms)
+            if len(rows[a]) and len(rows[0])
         ]
         if not parts:
             return torch.zeros(())
