@@ -155,6 +155,8 @@ def check(config: "EvaluateConfig") -> None:
     if any(not 0 <= x <= 1 for x in config.examination):
         wrong = next(x for x in config.examination if not 0 <= x <= 1)
         raise BadInput(f"examination has {wrong}, but it is a chance between 0 and 1")
+    if config.truth is not None and not math.isfinite(config.truth):
+        raise BadInput(f"truth is {config.truth}, but a policy's value is a finite number")
     check_word(config.reward_model)
     check_stream(config)
     named(config.log)
@@ -204,6 +206,8 @@ def evaluate_log(config: "EvaluateConfig") -> Result:
             f"versus is the difference to {other.name}, paired on the same {len(judge):,} rounds.",
         )
     short = tuple(e.name for e in weighed.estimators)
+    if config.tune != "none" and not any(type(e).__name__ in KNOBS for e in weighed.estimators):
+        notes += (f"No estimator here has anything that --tune {config.tune} could choose.",)
     notes += tuple(f"Tuned: {e.name}." for e, name in zip(estimates, short, strict=True) if e.name != name)
     return Result(
         policy=target.name,

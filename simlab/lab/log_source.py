@@ -44,6 +44,7 @@ def load(config: "EvaluateConfig") -> LogSource:
     """
     dataset = named(config.log)
     if dataset is None:
+        _check_position(config)
         log = read_log(config.log, column_map(config), layout=config.layout, n_items=config.items)
         return LogSource(log, Catalog.bare(log.n_items))
     if config.columns or config.layout != "auto" or config.items is not None:
@@ -106,8 +107,28 @@ def probability(config: "EvaluateConfig", name: str, log: Log) -> Float[Tensor, 
         raise BadInput(f"column:{name} needs a log with columns, in Parquet or CSV")
     columns = column_map(config)
     there = open_source(config.log).names
+    if name not in there:
+        raise BadInput(f"{config.log}: there is no column {name}{nearest(name, there)}")
     long = config.layout == "long" or (log.slots > 1 and find("slate", columns, there) is None)
     # In the long layout a reward beside clicks belongs to the round; alone it would be each item's.
     mapped = replace(columns, reward=name, click=name if long else "")
     again = read_log(config.log, mapped, layout="long" if long else config.layout, n_items=log.n_items)
-    return again.reward.double()
+    chance = again.reward.double()
+    wrong = ~((chance >= 0) & (chance <= 1 + 1e-6))
+    if bool(wrong.any()):
+        row = int(wrong.nonzero()[0])
+        raise BadInput(f"{config.log}: column {name}, row {row}: {float(chance[row]):g} is not in [0, 1]")
+    return chance
+
+
+def _check_position(config: "EvaluateConfig") -> None:
+    """Refuse `--position-from` where nothing counts positions.
+
+    Raises:
+        BadInput: naming the file.
+    """
+    if config.position_from is None or not Path(config.log).is_file() or Path(config.log).suffix == ".npz":
+        return
+    columns, there = column_map(config), open_source(config.log).names
+    if find("position", columns, there) is None and find("slot", columns, there) is None:
+        raise BadInput(f"--position-from {config.position_from}: {config.log} has no column of positions")

@@ -31,7 +31,7 @@ def check_word(word: str) -> None:
     if word in KNOWN:
         return
     if "." in word.partition("(")[0]:
-        _imported(word)
+        _estimator(word, binary=False)
         return
     call = parse(word)
     if call.name.replace("-", "_") not in names("ranker"):
@@ -147,7 +147,15 @@ def _estimator(word: str, binary: bool) -> Any:
         from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 
         return HistGradientBoostingClassifier() if binary else HistGradientBoostingRegressor()
-    return _imported(word)()
+    try:
+        made = _imported(word)()
+    except TypeError as error:
+        raise BadInput(f"{word} cannot be made without arguments: {error}") from None
+    from sklearn.base import is_clusterer, is_outlier_detector
+
+    if is_clusterer(made) or is_outlier_detector(made):
+        raise BadInput(f"{word} predicts labels of its own, not rewards: give a regressor or a classifier")
+    return made
 
 
 def _imported(path: str) -> Any:

@@ -78,9 +78,7 @@ def check(config: "UpliftConfig") -> None:
         if not (config.budget > 0 and np.isfinite(config.budget)):
             raise BadInput(f"budget is {config.budget}, but it is a finite number above 0")
         if config.cost <= 0:
-            raise BadInput(
-                f"--budget needs --cost above 0, and it is {config.cost:g}: what treating one row costs"
-            )
+            raise BadInput(f"--budget needs a --cost of treating a row above 0, and it is {config.cost:g}")
     data_set = named(config)
     if data_set is None:
         for name in ("treatment", "outcome"):

@@ -290,6 +290,16 @@ BAD = {
         "sklearn.svm.SVM",
     ),
     "not an estimator": (["LOG", "--policy", "uniform", "--reward-model", "os.path.join"], "no fit"),
+    "not of rewards": (
+        ["LOG", "--policy", "uniform", "--reward-model", "sklearn.cluster.KMeans"],
+        "predicts labels of its own",
+    ),
+    "made with arguments": (
+        ["LOG", "--policy", "uniform", "--reward-model", "sklearn.multioutput.MultiOutputRegressor"],
+        "cannot be made without arguments",
+    ),
+    "truth": (["LOG", "--policy", "uniform", "--truth", "nan"], "truth is nan"),
+    "no positions": (["LOG", "--policy", "uniform", "--position-from", "1"], "has no column of positions"),
     "no such field": (["LOG", "--policy", "uniform", "--columns", "itm=item"], "did you mean item"),
     "a map without =": (["LOG", "--policy", "uniform", "--columns", "item"], "FIELD=COLUMN"),
     "a field twice": (

@@ -301,3 +301,5 @@ def test_a_model_that_nothing_needs_is_told(
     words = ("--policy", "random", "--estimators", "iips", "--reward-model", "ridge")
     evaluated(log, tmp_path / "idle", *words)
     assert "No estimator here needs --reward-model ridge." in said(capsys)
+    evaluated(log, tmp_path / "untuned", "--policy", "random", "--estimators", "iips", "--tune", "slope")
+    assert "No estimator here has anything that --tune slope could choose." in said(capsys)
