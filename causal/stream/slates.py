@@ -6,7 +6,7 @@ from functools import cached_property
 
 import pyarrow as pa
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Num
 from torch import Tensor
 
 from causal.contract import Slates
@@ -76,15 +76,19 @@ class SlateMatrix:
         fields: which column is which, where their names do not tell.
 
     Raises:
-        BadInput: if they are not probabilities, a slot's do not sum to one within 1e-4, or the shapes differ.
+        BadInput: if they are not probabilities, a slot's do not sum to one within 1e-4, an item's sum to more
+            than one over the slots, or the shapes differ.
     """
 
-    logger: Float[Tensor, "slot item"]
-    target: Float[Tensor, "_ _"]  # [slot item] too; the sentence on other shapes is ours
-    examination: Float[Tensor, " _"] | None = None
+    # [slot item] and [slot]; the sentences on other shapes are ours.
+    logger: Num[Tensor, "..."]
+    target: Num[Tensor, "..."]
+    examination: Num[Tensor, "..."] | None = None
     fields: ColumnMap = FREE
 
     def __post_init__(self) -> None:
+        if self.logger.ndim != 2 or not self.logger.numel():
+            raise BadInput(f"the logger's matrix is [slot item], not of shape {tuple(self.logger.shape)}")
         if self.logger.shape != self.target.shape:
             raise BadInput(
                 f"the logger's matrix is {tuple(self.logger.shape)}, the target's {tuple(self.target.shape)}"
@@ -101,6 +105,13 @@ class SlateMatrix:
                 slot = int((total - 1).abs().argmax())
                 raise BadInput(
                     f"the {name}'s matrix, slot {slot}: the items sum to {float(total[slot])}, not 1"
+                )
+            often = table.sum(0)
+            if bool((often > 1 + 1e-4).any()):
+                item = int(often.argmax())
+                raise BadInput(
+                    f"the {name}'s matrix, item {item}: it is on a slate with chance "
+                    f"{float(often[item]):.6g}, but it stands at one slot at most"
                 )
             object.__setattr__(self, name, table)
         if self.examination is not None:

@@ -67,6 +67,26 @@ def test_what_matrices_refuse(tmp_path: Path) -> None:
         SlateMatrix(torch.tensor([[0.5, 0.5], [0.25, 0.5]]), half)
     with pytest.raises(BadInput, match=r"examination is a chance in \(0, 1\] for each of 2 slots"):
         SlateMatrix(half, half, torch.tensor([1.0, 0.0]))
+    with pytest.raises(
+        BadInput, match=r"examination is a chance in \(0, 1\] for each of 2 slots, not \[nan, 1"
+    ):
+        SlateMatrix(half, half, torch.tensor([torch.nan, 1.0]))
+    with pytest.raises(BadInput, match=r"examination is a chance in \(0, 1\] for each of 2 slots, not 0.5"):
+        SlateMatrix(half, half, torch.tensor(0.5))
+    for wrong in (half[0], half[:0], half[:, :0], half.unsqueeze(0)):
+        with pytest.raises(BadInput, match=r"logger's matrix is \[slot item\], not of shape \(.*\)"):
+            SlateMatrix(wrong, wrong)
+    with pytest.raises(BadInput, match=r"target's matrix, slot 0, item 1: nan is no probability"):
+        SlateMatrix(half, torch.tensor([[1.0, torch.nan], [0.5, 0.5]]))
+    with pytest.raises(
+        BadInput, match=r"target's matrix, item 0: it is on a slate with chance 1.25, but it st"
+    ):
+        SlateMatrix(half, torch.tensor([[0.75, 0.25], [0.5, 0.5]]))
+    with pytest.raises(
+        BadInput, match=r"logger's matrix, item 0: it is on a slate with chance 1.5, but it stan"
+    ):
+        SlateMatrix(torch.full((3, 2), 0.5), torch.full((3, 2), 0.5))
+    assert SlateMatrix(one.long(), half).logger.dtype == torch.float64
     assert SlateMatrix(one, half).lost.tolist() == [0.5, 0.5]
 
     def said(slate: list[list[int]], match: str) -> None:
