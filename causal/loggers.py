@@ -74,7 +74,7 @@ def several(
             f"propensity, row {row}: logger {int(logger[row])} would show this with probability "
             f"{float(own[row]):g}, but the log says {float(logged[row]):g}"
         )
-    share = number.double() / n if share is None else _shares(share.double(), count)
+    share = number.double() / n if share is None else _shares(share.to(chance), count)
     return replace(rounds, logger=logger, mixture=rounds.weight * own / (chance @ share))
 
 

@@ -105,7 +105,7 @@ def checked_table(table: Tensor, log: Log, context: Context) -> Table:
             f"the logger's table has shape {tuple(table.shape)}, but it is [slot item] {shapes[0]} or "
             f"[round slot cand] {shapes[1]}"
         )
-    table = table.double()
+    table = table.to(log.reward.device, torch.float64)
     wrong = ~((table >= 0) & (table <= 1))
     if bool(wrong.any()):
         at = tuple(int(x) for x in wrong.nonzero()[0])

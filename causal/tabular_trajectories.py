@@ -73,7 +73,7 @@ def tabular_trajectories(
     refuse("action_dist", dist, dist < 0, "is not a probability")
     total = dist.sum(1)
     refuse("action_dist", total, (total - 1).abs() > 1e-6, "is what the row sums to, not 1")
-    paths = Paths.of_lengths(_lengths(step_per_trajectory, n))
+    paths = Paths.of_lengths(_lengths(step_per_trajectory, n).to(item.device))
     column = item.unsqueeze(1)
     return laid_out(
         paths,
