@@ -82,12 +82,15 @@ def fit_folds(
         batch_rows: rows at a time.
 
     Raises:
-        BadInput: for a log without users, or a fold that leaves too few rows to fit on.
+        BadInput: for settings that cannot be, a log without users, or a fold that leaves too few rows to fit
+            on.
     """
     if folds < 2:
         raise BadInput(f"folds is {folds}, but a model that scores rows it has not seen needs at least 2")
     if not 0 < share <= 1:
         raise BadInput(f"share is {share}, but a share of the users is in (0, 1]")
+    if batch_rows < 1:
+        raise BadInput(f"batch_rows is {batch_rows}, but it takes at least 1")
     if model.past:
         raise BadInput(f"the reward model wants past={model.past}, but a batch does not hold the history")
     log = joined(list(_sampled(paths, reader, share, seed, batch_rows)) or [_none(share)])

@@ -173,9 +173,12 @@ def _chosen(
     parts = tuple(estimators)
     if not parts:
         raise BadInput("there is no estimator to apply")
-    for e in parts:
+    said = [repr(e) for e in parts]
+    for e, name in zip(parts, said, strict=True):
         if not e.streams:
             raise BadInput(f"{e.name} needs all rows at once, so it cannot stream")
+        if said.count(name) > 1:
+            raise BadInput(f"estimator {name} is there twice")
     return parts
 
 

@@ -105,17 +105,17 @@ def scored(task: Task, batch: pa.RecordBatch, first: int) -> Tally | None:
     scores: list[Scores] = []
     weights: dict[str, Tensor] = {}
     rows: Tensor | int | None = None
-    steps = False
-    for target, make in task.makes.items():
-        data = make(batch)
+    weighed = {target: make(batch) for target, make in task.makes.items()}
+    for target, data in weighed.items():
         ids = _ids(task, data, batch.num_rows, first)
         if isinstance(rows, Tensor) and isinstance(ids, Tensor) and not torch.equal(rows, ids):
             raise BadInput(
                 f"target {target} keeps other rows than the first: their scores cannot be compared"
             )
-        rows, steps = ids, isinstance(data, Trajectories)
-        if not len(data):
-            return None
+        rows = ids
+    if not any(len(data) for data in weighed.values()):
+        return None
+    for target, data in weighed.items():
         for estimator in task.estimators:
             scores.append(estimator.score(data))
             key = f"{target}/{estimator.leans}"
@@ -130,6 +130,7 @@ def scored(task: Task, batch: pa.RecordBatch, first: int) -> Tally | None:
         raise
     if not bool(sums.sums.isfinite().all()):
         _refuse(task, scores)
+    steps = any(isinstance(data, Trajectories) for data in weighed.values())
     return Tally(sums, tuple(len(each) for each in scores), weights, steps)
 
 

@@ -40,6 +40,7 @@ def test_what_folds_refuse(tmp_path: Path) -> None:
     reader = Logged(PolicyRounds(Table(bandit_world().target)))
     for change, match in (
         ({"folds": 1}, "folds is 1"),
+        ({"batch_rows": 0}, "batch_rows is 0"),
         ({"share": 0.0}, "share is 0.0"),
         ({"share": 1e-9}, "left no row to fit on"),
         ({"model": Spy(past=2)}, "wants past=2"),
@@ -312,6 +313,7 @@ def test_settings_that_cannot_be(tmp_path: Path) -> None:
     for change, match in (
         ({"estimators": [IPS(), Whole()]}, "whole needs all rows at once, so it cannot stream"),
         ({"estimators": []}, "no estimator to apply"),
+        ({"estimators": [IPS(), DR(), IPS()]}, r"estimator IPS\(\) is there twice"),
         ({"batch_rows": 0}, "batch_rows is 0"),
         ({"piece_rows": 0}, "piece_rows is 0"),
         ({"buckets": 1}, "buckets is 1"),
@@ -364,6 +366,13 @@ def test_functions_may_leave_users_out_but_not_rows(tmp_path: Path) -> None:
         stream(folder, young, [IPS()], group=None)
     with pytest.raises(BadInput, match="target all keeps other rows than the first"):
         stream(folder, {"young": young, "all": TARGET}, [IPS()])
+
+    def nobody(batch: pa.RecordBatch) -> Rounds:
+        return TARGET(batch).rows(slice(0, 0))
+
+    for first, second in ((nobody, TARGET), (TARGET, nobody)):  # also where one of them keeps no row at all
+        with pytest.raises(BadInput, match="target b keeps other rows than the first"):
+            stream(folder, {"a": first, "b": second}, [IPS()])
     with pytest.raises(BadInput, match="no row of any file was kept"):
         stream(folder, lambda batch: TARGET(batch).rows(slice(0, 0)), [IPS()])
 
