@@ -1,7 +1,8 @@
 """Are a log's propensities those that it was drawn with? Held against an estimate that has not seen the row.
 
 If the logged p is right, what an estimate says of the same row can be no better on average: E[p̂ / p] ≤ 1 for
-every p̂ that was fitted elsewhere. Three tests follow, and none of them needs the estimate to be right.
+every p̂ that was fitted elsewhere. Two tests follow, an e-value and a z-score of each item, and neither needs
+the estimate to be right.
 """
 
 import math
@@ -28,6 +29,9 @@ ALARM = 1e-3
 _ROWS = 1 << 14
 """Rows on which the calibration slope is fitted, at most."""
 
+_CELLS = 1 << 23
+"""Cells of [round, cand] on which it is fitted, at most: 64 MB, a few times over."""
+
 
 @dataclass(frozen=True)
 class Audit:
@@ -41,12 +45,11 @@ class Audit:
             all, so a smaller one here speaks against the log.
         p_value: against the logged propensities: one over the e-value of `evidence`, at most 1.
         evidence: log10 of the e-value mean_k exp Σ_{i in fold k} log(p̂_i / p_i). If the logged propensities
-        are
-            right it is above log10(1 / α) with a chance of at most α, at any sample size, for independent
+            are right it is above log10(1 / α) with a chance of at most α, at any sample size, for independent
             rows.
-        slope: b of p ∝ p̂^b: 1 if the estimate knows how sure it is, below 1 if it is too sure. z: for each
-        item at the top that was shown at least `MIN_COUNT` times, Σ (1[shown] p̂/p - p̂(item)) over
-            its standard error: near N(0, 1) if the logged propensities are right, whatever the estimate.
+        slope: b of p ∝ p̂^b: 1 if the estimate knows how sure it is, below 1 if it is too sure.
+        z: for each item at the top that was shown at least `MIN_COUNT` times, Σ (1[shown] p̂/p - p̂(item))
+            over its standard error: near N(0, 1) if the logged propensities are right, whatever the estimate.
         floored: rounds whose estimate hangs on its floor.
         missing: rounds that show an item which their model never met.
     """
@@ -106,15 +109,18 @@ class Audit:
 
 
 def audit(estimated: Propensities) -> Audit:
-    """Hold the log's own propensities against estimated ones.
+    """Hold the log's own propensities against estimated ones, by losses, an e-value and a z of each item.
 
     The e-value is the split likelihood ratio of Wasserman, Ramdas and Balakrishnan (2020), "Universal
-    inference", PNAS, averaged over the folds (their cross-fit form), with the one hypothesis that
-    the logged propensities are right. It holds for a model that is fitted on other rows and nothing else, and
+    inference", PNAS, averaged over the folds (their cross-fit form), with the one hypothesis that the logged
+    propensities are right. It holds for a model that is fitted on other rows and nothing else, and
     needs rows of different folds to be independent.
 
     The z-scores reweigh what was shown to the estimated policy: E[1[a shown] p̂(a) / p(a)] = p̂(a) if p is
-    right. They are gentler than 1[a] / p, whose spread is the logger's smallest propensity.
+    right. They vary less than 1[a shown] / p does, whose spread is set by the smallest propensities.
+
+    The estimate's table is read twice, a block of rows at a time; the slope takes at most 16,384 evenly
+    spaced rows and 64 MB of it.
 
     Args:
         estimated: of the log that is audited, with its own propensities; for slates the items at the top are
@@ -144,12 +150,15 @@ def audit(estimated: Propensities) -> Audit:
 
 
 def _slope(estimated: Propensities) -> float:
-    """Return the calibration slope on evenly spaced rows."""
-    log, step = estimated.log, max(1, -(-len(estimated.log) // _ROWS))
+    """Return the calibration slope on evenly spaced rows that a model scores."""
+    log, scored = estimated.log, estimated.folds.scored
+    wide = log.n_items if log.candidates is None else log.candidates.shape[1]
+    kept, most = scored.nonzero().squeeze(1), max(1, min(_ROWS, _CELLS // wide))
+    chosen = torch.zeros_like(scored)
+    chosen[kept[:: -(-len(kept) // most)]] = True
     tables, hits, masks = [], [], []
     for rows, context, table in estimated.blocks():
-        every = torch.arange(rows.start, rows.stop, device=table.device)
-        pick = ((every % step == 0) & estimated.folds.scored[rows]).nonzero().squeeze(1)
+        pick = chosen[rows].nonzero().squeeze(1)
         tables.append(table[pick])
         hits.append(context.rows(pick).columns(log.slate[rows][pick, :1]).squeeze(1))
         masks.append(context.mask[pick])

@@ -28,7 +28,10 @@ from simlab.seeds import Seed
 KINDS = ("diagonal", "bound", "obp")
 
 _CELLS = 1 << 21
-"""Cells of [round, feature] or [round, slot, cand] held at once: 16 MB."""
+"""Cells of [round, column] or [round, slot, item] held at once: 16 MB."""
+
+WIDEST = 1 << 14
+"""Columns of a linear model, at most: its normal equations are 2 GB, and solving holds a few of those."""
 
 
 def robust_weight(
@@ -88,12 +91,13 @@ class VarianceReward:
     Args:
         target: whose value is wanted.
         ridge: of β, on sums over rows as in scikit-learn's Ridge; standardise features for it to be fair.
-        interact: whether each item has its own slopes; width items × features.
+        interact: whether each item has its own slopes: items × features columns more.
         catalog: the items, to use their features.
         past: how many items of history the target wants.
 
     Raises:
-        BadInput: for a ridge below 0.
+        BadInput: for a ridge below 0; at `fit`, for more than `WIDEST` columns: memory is 8 bytes times the
+            square of the columns, a few times over, and time goes with the cube.
     """
 
     target: Policy
@@ -110,12 +114,19 @@ class VarianceReward:
     def fit(self, log: Log, slots: int, seed: Seed, weight: Float[Tensor, " round"] | None = None) -> Fitted:
         """Solve the normal equations, summed over blocks of rows."""
         layout = _Linear(log.n_items, slots, self.interact, self.catalog)
-        mass = torch.ones(len(log), dtype=torch.float64) if weight is None else weight.double()
-        width = layout.width(0 if log.features is None else log.features.shape[1])
-        gram = torch.zeros(width + 2, width + 2, dtype=torch.float64, device=log.slate.device)
+        width, device = layout.width(0 if log.features is None else log.features.shape[1]), log.slate.device
+        if width > WIDEST:
+            raise BadInput(
+                f"a linear model of {width:,} columns, and {WIDEST:,} are the most that are solved for: say "
+                "interact=False, or fit a ranker with robust_weight"
+            )
+        mass = torch.ones(len(log), dtype=torch.float64, device=device)
+        if weight is not None:
+            mass = weight.to(device, torch.float64)
+        gram = torch.zeros(width + 2, width + 2, dtype=torch.float64, device=device)
         context, place = log.context(self.past), positions(log)
         weights = rounds_of(log, self.target, past=self.past, page_slots=_page(log, slots)).weight
-        block = max(1, _CELLS // max(width, slots * context.candidates.shape[1]))
+        block = max(1, _CELLS // max(width, slots * max(log.n_items, context.candidates.shape[1])))
         for start in range(0, len(log), block):
             rows = slice(start, start + block)
             part, w = context.rows(rows), weights[rows]
@@ -193,7 +204,10 @@ class _FittedLinear:
             page, rest = rest[: layout.slots], rest[layout.slots :]
         value = (self.beta[0] + x @ self.beta[1 : 1 + wide]).unsqueeze(1) + item[context.candidates]
         if layout.interact:
-            value = value + (x @ rest.view(wide, n)).gather(1, context.candidates)
+            slopes, block = rest.view(wide, n), max(1, _CELLS // n)  # of all items, a block of rows at a time
+            for start in range(0, len(x), block):
+                rows = slice(start, start + block)
+                value[rows] += (x[rows] @ slopes).gather(1, context.candidates[rows])
         return value.unsqueeze(1) + page[position].unsqueeze(2)
 
 

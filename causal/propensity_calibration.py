@@ -38,8 +38,7 @@ class Calibrated:
 
     - `temperature`: p ∝ p̂^(1/T), with the T of the least log-loss (Guo, Pleiss, Sun and Weinberger 2017, "On
       calibration of modern neural networks", ICML, section 4.2).
-    - `isotonic`: each candidate's p̂ goes through one non-decreasing function, fitted to whether it was
-      shown,
+    - `isotonic`: each candidate's p̂ goes through one non-decreasing function, fitted to whether it was shown,
       and a row is divided by its sum (Zadrozny and Elkan 2002, "Transforming classifier scores into accurate
       multiclass probability estimates", KDD, one against all).
 

@@ -142,7 +142,7 @@ class Context:
         n = self.candidates.shape[1]
         first = self.candidates[:1]
         everything = torch.arange(n, device=self.device)
-        if self.candidates.stride(0) == 0 and bool((first[0] == everything).all()):
+        if self.candidates.stride(0) == 0 and bool((first == everything).all()):
             if slate.numel() and (int(slate.min()) < 0 or int(slate.max()) >= n):
                 raise BadInput(f"a slate holds an item outside 0..{n - 1}, so it is not a candidate")
             return slate  # the whole catalogue in order: a column is an item

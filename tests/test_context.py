@@ -90,3 +90,9 @@ def test_a_masked_candidate_has_no_column() -> None:
     context = replace(context, mask=torch.tensor([[False, True, False]]))
     with pytest.raises(BadInput, match="row 0: item 4 at slot 1 is not a candidate"):
         context.columns(torch.tensor([[7, 4]]))
+
+
+@pytest.mark.parametrize("candidates", [None, torch.tensor([[4, 7, 1]]).expand(2, -1)])
+def test_no_rows_have_no_columns(candidates: torch.Tensor | None) -> None:
+    context = Context.of(torch.arange(2), 9, candidates=candidates).rows(torch.zeros(0, dtype=torch.long))
+    assert context.columns(torch.zeros(0, 1, dtype=torch.long)).shape == (0, 1)

@@ -264,6 +264,42 @@ def test_a_page_of_which_one_place_is_logged_and_blocks_do_not_show(monkeypatch:
     assert torch.allclose(blocks.robust_target, filled.robust_target, atol=1e-9)
 
 
+def test_what_is_made_lies_where_the_log_lies() -> None:
+    """With another default device, a tensor that is made without one meets the log's and torch refuses."""
+    world = bandit_world()
+    log = replace(bandit_log(60, 4, world), position=torch.arange(60) % 2)
+    model = VarianceReward(Softmax(world.target.log()), interact=True)
+    wanted = model.fit(log, 2, Seed(0)).predict(log.context(), torch.zeros(60, 1, dtype=torch.long))
+    with torch.device("meta"):
+        fit = model.fit(log, 2, Seed(0))
+        found = fit.predict(log.context(), torch.zeros(60, 1, dtype=torch.long, device="cpu"))
+    assert found.device == log.slate.device
+    assert torch.equal(found, wanted)
+
+
+def test_blocks_of_slopes_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = bandit_world()
+    log = bandit_log(60, 4, world)
+    model = VarianceReward(Softmax(world.target.log()), interact=True)
+    whole = model.fit(log, 1, Seed(0))
+    place = torch.zeros(60, 1, dtype=torch.long)
+    wanted = whole.predict(log.context(), place)
+    monkeypatch.setattr("causal.mrdr._CELLS", 9)  # three rows of three items at once
+    assert torch.allclose(whole.predict(log.context(), place), wanted, atol=EXACT)
+    assert torch.allclose(model.fit(log, 1, Seed(0)).predict(log.context(), place), wanted, atol=1e-9)
+
+
+def test_too_wide_a_model_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """1 + 1 feature + 3 items + 3 slopes are 8 columns."""
+    log = bandit_log(60, 4, bandit_world())
+    model = VarianceReward(Softmax(bandit_world().target.log()), interact=True)
+    monkeypatch.setattr("causal.mrdr.WIDEST", 8)
+    model.fit(log, 1, Seed(0))
+    monkeypatch.setattr("causal.mrdr.WIDEST", 7)
+    with pytest.raises(BadInput, match="a linear model of 8 columns, and 7 are the most that are solved for"):
+        model.fit(log, 1, Seed(0))
+
+
 def test_in_time_order_the_burn_in_is_left_out() -> None:
     world = bandit_world()
     log = bandit_log(400, 5, world)

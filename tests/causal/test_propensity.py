@@ -282,6 +282,33 @@ def test_the_audit_acquits_right_propensities_and_names_what_is_off() -> None:
     assert "2 of 3 items are not shown as their logged propensities say" in second
 
 
+def test_the_audit_s_slope_holds_a_stated_number_of_cells(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The slope is fitted on evenly spaced scored rows, as many as fit: none of the burn-in, at least one."""
+    log = one_hot(bandit_log(400))
+    model = SklearnPropensity(LogisticRegression(C=100))
+    found = cross_fit_propensity(log, model, order="time", time=torch.arange(400))
+    seen = []
+
+    def spy(table: Tensor, hit: Tensor, mask: Tensor) -> float:
+        seen.append((table, hit))
+        return slope(table, hit, mask)
+
+    monkeypatch.setattr("causal.audit.slope", spy)
+    every = audit(found)
+    assert len(seen[0][0]) == 300
+    assert torch.allclose(seen[0][0], found.table()[100:], atol=EXACT)
+    assert torch.equal(seen[0][1], log.slate[100:, 0])
+    assert every.slope == slope(seen[0][0], seen[0][1], torch.ones(300, 3, dtype=torch.bool))
+    monkeypatch.setattr("causal.audit._CELLS", 3 * 50)  # three items, so fifty rows
+    monkeypatch.setattr("causal.propensity._CELLS", 30)
+    audit(found)
+    assert torch.equal(seen[1][0], seen[0][0][::6])
+    assert torch.equal(seen[1][1], seen[0][1][::6])
+    monkeypatch.setattr("causal.audit._CELLS", 1)
+    audit(found)
+    assert len(seen[2][0]) == 1
+
+
 @pytest.mark.slow
 def test_the_audit_s_errors_are_kept() -> None:
     """300 logs of right propensities, judged by an estimate that is wrong: alarms stay rare."""
