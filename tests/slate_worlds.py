@@ -8,11 +8,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from causal.contract import Slates
+from causal.contract import Estimator, Slates
 from simlab.log import Log
-from tests.worlds import Listed, Softmax, table
+from tests.worlds import Listed, Softmax, population_value, table
 
 CONTEXTS, CANDS, SLOTS = 2, 4, 3
+
+EXACT = 1e-10
+"""How far sums over all slates may be apart."""
 
 
 @dataclass(frozen=True)
@@ -187,3 +190,8 @@ def crowded_world() -> ClickWorld:
     attraction = _attraction()
     below = torch.cat([attraction[:, :, 1:], torch.zeros_like(attraction[:, :, :1])], 2)
     return _world(attraction * (1 - 0.5 * below))
+
+
+def off(estimator: Estimator[Slates], found: Slates, world: ClickWorld, every: Listed) -> float:
+    """Return the estimator's bias on the listed population."""
+    return population_value(estimator.score(found), every.probability) - world.value()
