@@ -129,7 +129,11 @@ def clock(
 
 
 def assign(log: Log, folds: int, seed: Seed, group: bool) -> Int[Tensor, " round"]:
-    """Deal users (or rounds) to folds at random, the busiest users first, so that folds are of like size."""
+    """Deal users (or rounds) to folds at random, the busiest users first, so that folds are of like size.
+
+    Raises:
+        BadInput: for fewer than 2 folds, or more folds than users (or rounds).
+    """
     if folds < 2:
         raise BadInput(f"folds is {folds}, but a model that scores rows it has not seen needs at least 2")
     key = log.user if group else torch.arange(len(log), device=log.user.device)
@@ -137,10 +141,24 @@ def assign(log: Log, folds: int, seed: Seed, group: bool) -> Int[Tensor, " round
     if len(names) < folds:
         what = "users" if group else "rounds"
         raise BadInput(f"the log has {len(names)} {what}, too few for {folds} folds")
-    mixed = torch.randperm(len(names), generator=seed.torch()).to(count.device)
+    return evenly(where, count, folds, seed)
+
+
+def evenly(
+    where: Int[Tensor, " round"], count: Int[Tensor, " unit"], folds: int, seed: Seed
+) -> Int[Tensor, " round"]:
+    """Deal units to folds at random, the largest first, so that folds are of like size.
+
+    Args:
+        where: the unit of each row, from 0.
+        count: rows of each unit.
+        folds: how many.
+        seed: of the order of units of one size.
+    """
+    mixed = torch.randperm(len(count), generator=seed.torch()).to(count.device)
     order = mixed[count[mixed].argsort(descending=True, stable=True)]
     fold = torch.empty_like(order)
-    fold[order] = torch.arange(len(names), device=order.device) % folds
+    fold[order] = torch.arange(len(count), device=order.device) % folds
     return fold[where]
 
 

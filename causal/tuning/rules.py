@@ -231,10 +231,12 @@ class CrossValidation:
     """Choose what is closest, on one part of the rows, to an unbiased estimator on the other part.
 
     The rows are split at random again and again; the loss of a split is (V(training rows) - V_unbiased(the
-    other rows))². The parts are independent, so its expectation is bias² + variances of both. Training rows
-    are the share v / (v + v_unbiased), v the candidate's variance: then both parts are equally noisy, and
-    the expectation is bias² + 2 v + 2 v_unbiased on all rows; the last term is shared by all candidates. So
-    cross-validation counts the variance double. All candidates meet the same splits.
+    other rows))². Where the parts are independent, its expectation is bias² + variances of both. They are but
+    for what is read off the whole log: rows are scored once, so both parts share a reward model's folds and
+    the weights of an estimator with `streams = False` (`LoggerWeightedIPS`). Training rows are the share v /
+    (v + v_unbiased), v the candidate's variance: then both parts are equally noisy, and the expectation is
+    bias² + 2 v + 2 v_unbiased on all rows; the last term is shared by all candidates. So cross-validation
+    counts the variance double. All candidates meet the same splits.
 
     Args:
         splits: how many; at least 2.

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from causal.contract import Score, Scored, Scores, stderr, value
 from causal.evaluation import Estimate, overlap
+from causal.folds import evenly
 from causal.intervals import clustered, interval
 from causal.tuning.choice import AnyEstimator, Choice, Lot, Rule, label, together
 from causal.tuning.rules import CrossValidation, EstimatedMSE, Paired, Slope
@@ -211,28 +212,22 @@ def tune(
 
 
 def deal(n: int, group: Int[Tensor, " round"] | None, folds: int, seed: Seed) -> Int[Tensor, " round"]:
-    """Deal rows, or whole users, to folds at random, the busiest users first, so that folds are of like size.
+    """Deal rows, or whole users, to folds, as `causal.folds.evenly` does.
 
     Raises:
         BadInput: for fewer than 2 folds, or fewer than two rows (or users) a fold.
     """
     if folds < 2:
         raise BadInput(f"folds is {folds}, but a choice that its own rows took no part in needs at least 2")
-    if group is None:
-        count, where = torch.ones(n, dtype=torch.int64), torch.arange(n)
-    else:
-        _, where, count = torch.unique(group.cpu(), return_inverse=True, return_counts=True)
+    key = torch.arange(n) if group is None else group.cpu()
+    _, where, count = torch.unique(key, return_inverse=True, return_counts=True)
     if len(count) < 2 * folds:
         what = "rows" if group is None else "users"
         raise BadInput(
             f"{len(count)} {what} are too few for {folds} folds of cross-fitting: ask for fewer, or for none "
             "with crossfit=False"
         )
-    mixed = torch.randperm(len(count), generator=seed.torch())
-    order = mixed[count[mixed].argsort(descending=True, stable=True)]
-    fold = torch.empty_like(order)
-    fold[order] = torch.arange(len(count)) % folds
-    return fold[where]
+    return evenly(where, count, folds, seed)
 
 
 def _rule(how: str | Rule) -> Rule:

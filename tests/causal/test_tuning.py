@@ -21,15 +21,17 @@ from causal.bandit.sub_gaussian_ips import SubGaussianIPS
 from causal.bandit.switch_dr import SwitchDR
 from causal.contract import Estimator, Rounds, influence, stderr, value
 from causal.evaluation import estimate, paired_difference, to_frame
+from causal.folds import assign
 from causal.rounds import tabular
 from causal.tuning import CrossValidation, EstimatedMSE, Paired, Slope, Tuned, family, tune
 from causal.tuning.choice import Rule, knobs
 from causal.tuning.rules import BIASES
-from causal.tuning.tune import RULES
+from causal.tuning.tune import RULES, deal
 from simlab.errors import BadInput
 from simlab.seeds import Seed
 from tests.causal.test_reference import case
 from tests.causal.tuning_study import CLIPS, FAMILIES, WORLDS, errors, honesty
+from tests.worlds import bandit_world
 
 PARTS: dict[str, tuple[Estimator[Any], str]] = {
     "ipw": (ClippedIPS(), "clip"),
@@ -539,3 +541,10 @@ def test_cross_validation_leaves_out_splits_without_weight() -> None:
         data = Rounds(reward, 10 * match.double())
         found = tune((SNIPS(), IPS()), data, "cv", crossfit=False)
         assert found.chosen == SNIPS()
+
+
+def test_folds_of_a_choice_are_those_of_a_fit() -> None:
+    """One way to deal users, whoever asks."""
+    log = replace(bandit_world().listed().draw(40, 1), user=torch.arange(40) ** 2 // 90)
+    assert torch.equal(deal(40, log.user, 3, Seed(2)), assign(log, 3, Seed(2), True))
+    assert torch.equal(deal(40, None, 3, Seed(2)), assign(log, 3, Seed(2), False))
