@@ -155,6 +155,8 @@ def check(config: "EvaluateConfig") -> None:
     if any(not 0 <= x <= 1 for x in config.examination):
         wrong = next(x for x in config.examination if not 0 <= x <= 1)
         raise BadInput(f"examination has {wrong}, but it is a chance between 0 and 1")
+    if config.logger is not None and config.logger.startswith(COLUMN):
+        raise BadInput("--logger is a policy: the chances of the logger are column slot_propensity anyway")
     if config.truth is not None and not math.isfinite(config.truth):
         raise BadInput(f"truth is {config.truth}, but a policy's value is a finite number")
     check_word(config.reward_model)

@@ -68,8 +68,6 @@ def check_stream(config: "EvaluateConfig") -> None:
             raise BadInput(
                 f"--logger is for a policy, and {word} says itself how likely each slot is: leave it out"
             )
-    if config.logger is not None and config.logger.startswith(COLUMN):
-        raise BadInput("--logger is a policy: the chances of the logger are column slot_propensity anyway")
     if config.workers < 1 and config.workers != -1:
         raise BadInput(f"workers is {config.workers}, but it takes at least 1 (-1 is one for each core)")
     if config.checkpoint is not None and config.checkpoint.is_dir():

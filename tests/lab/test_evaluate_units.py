@@ -124,6 +124,7 @@ def test_each_estimator_is_judged_by_its_own_weights(
         (["--logger", "random", "--examination", "1", "2", "1"], "examination has 2.0, but it is a chance"),
         (["--logger", "softmax(popularity)"], "learns from the log, so it cannot have logged it"),
         (["--logger", "first"], "first"),
+        (["--logger", "column:propensity"], "--logger is a policy: the chances of the logger are column"),
         (["--estimators", "pbm"], "PBM needs the logger's probability of each item at every slot"),
         (["--examination", "1", "1", "1"], "--examination needs --logger"),
         (
