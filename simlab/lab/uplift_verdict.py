@@ -56,12 +56,15 @@ def _ranking(arm: "Arm", config: "UpliftConfig") -> str:
         )
     at = int(arm.returns.net.argmax())
     few, many = arm.returns.interval(config.level)
-    share = f"the top {arm.returns.share[at]:.0%}" if arm.returns.share[at] < 1 else "everybody"
-    return (
+    tells = (
         f"{best.name} tells whom the treatment moves: AUTOC {number(best.autoc.value)} ({number(low)} to "
-        f"{number(high)}); treating {share} returns most, {number(arm.returns.net[at])} a row "
-        f"({number(few[at])} to {number(many[at])})"
+        f"{number(high)})"
     )
+    share = f"the top {arm.returns.share[at]:.0%}" if arm.returns.share[at] < 1 else "everybody"
+    most = f"{number(arm.returns.net[at])} a row ({number(few[at])} to {number(many[at])})"
+    if arm.returns.net[at] <= 0:  # treating nobody returns 0
+        return f"{tells}; but at this cost no share returns more than it takes, {share} {most}: treat nobody"
+    return f"{tells}; treating {share} returns most, {most}"
 
 
 def _calibration(arm: "Arm", config: "UpliftConfig") -> str:

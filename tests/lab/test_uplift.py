@@ -532,3 +532,15 @@ def test_a_budget_that_is_too_large_is_not_used_up(table: Path, tmp_path: Path) 
     assert best["price"] == 0
     assert best["spend"] == pytest.approx(0.5 * worth.sum())
     assert (effects["treat"] == worth).all()
+
+
+def test_a_cost_that_nothing_repays(table: Path, tmp_path: Path, capsys: Any) -> None:
+    """Treating a row costs 50, and the largest effect is about 4.5: nobody is worth it."""
+    out = tmp_path / "dear"
+    assert run(table, *WORDS, *FAST, "--cost", 50, "--budget", 300, "--out", out) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "at this cost no share returns more than it takes" in said
+    assert "returns most" not in said
+    assert "nobody is worth the cost, so the budget is not spent" in said
+    best = pd.read_parquet(out / "budget.parquet").iloc[0]
+    assert best["treated"] == best["spend"] == best["gain"] == best["price"] == 0
