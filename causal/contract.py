@@ -94,6 +94,9 @@ class Rounds(Scored):
         embedding: p(e|x, target) / p(e|x, logger), the marginal weight of what the item is (`causal.mips`).
         robust_logged: q̂(x, a) of a model that was fitted for this target (`causal.mrdr`).
         robust_target: Σ_a π(a|x) q̂(x, a) of that model.
+
+    Raises:
+        BadInput: for columns of different lengths, or a weight below 0.
     """
 
     reward: Float[Tensor, " round"]
@@ -119,6 +122,21 @@ class Rounds(Scored):
         "robust_target": "a reward model fitted for the target (MRDR)",
     }
 
+    signed: ClassVar[bool] = False
+    """Whether weights may be below 0."""
+
+    def __post_init__(self) -> None:
+        for f in fields(self):
+            column = getattr(self, f.name)
+            if isinstance(column, Tensor) and len(column) != len(self):
+                raise BadInput(f"{f.name} has {len(column)} rows, but reward has {len(self)}")
+        for name in () if self.signed else ("weight", "mixture", "balance", "embedding"):
+            column = getattr(self, name)
+            if column is not None and bool((column < 0).any()):
+                row = int((column < 0).nonzero()[0])
+                least = float(column[row])
+                raise BadInput(f"{name}, row {row}: {least:g} is below 0, and a weight is a ratio of chances")
+
     def __len__(self) -> int:
         """Return N."""
         return self.reward.shape[0]
@@ -130,6 +148,13 @@ class Rounds(Scored):
             BadInput: if there is no reward model.
         """
         return self.need("q_logged"), self.need("q_target")
+
+
+@dataclass(frozen=True)
+class SignedRounds(Rounds):
+    """Rounds whose weights may be below 0, as those of a pseudo-inverse are: for diagnostics."""
+
+    signed: ClassVar[bool] = True
 
 
 @dataclass(frozen=True)

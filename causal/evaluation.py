@@ -18,6 +18,7 @@ from causal.contract import (
     value,
 )
 from causal.intervals import clustered, interval, merged
+from simlab.errors import BadInput
 from simlab.parts import all_parts
 from simlab.seeds import Seed
 
@@ -154,7 +155,30 @@ def paired_difference(
 
     The scores are of the same rounds, so what both share cancels: the influence of a difference is the
     difference of influences, and resamples take the same rounds for both.
+
+    Args:
+        a: scores of the first.
+        b: scores of the second, of the same rows in the same order.
+        kind: as in `estimate`.
+        level: as in `estimate`.
+        group: cluster of each row.
+        seed: as in `estimate`.
+        replicates: as in `estimate`.
+        name: of the difference, for tables.
+
+    Raises:
+        BadInput: for scores or groups of another number of rows, or as `estimate`.
     """
+    for side, scores in (("first", a), ("second", b)):
+        if not scores:
+            raise BadInput(f"a difference needs scores on both sides, and the {side} has none")
+    one, two = len(a[0].numerator), len(b[0].numerator)
+    if one != two:
+        raise BadInput(
+            f"the first scores are of {one} rows and the second of {two}: a difference is on the same rows"
+        )
+    if group is not None and len(group) != one:
+        raise BadInput(f"{one} rows of scores have a group of {len(group)}")
     both = merged(a + tuple(Score(-s.numerator, s.denominator) for s in b))
     nan = float("nan")
     return _summary(name, both, kind, level, group, seed, replicates, nan, nan)

@@ -19,7 +19,7 @@ class BalancedIPS:
     `BalancedInverseProbabilityWeighting` of obp has it.
     """
 
-    name: ClassVar[str] = "BalancedIPS"
+    name: ClassVar[str] = "balanced IPS"
     needs: ClassVar[tuple[str, ...]] = ("balance",)
     leans: ClassVar[str] = "balance"
     unbiased: ClassVar[bool] = True

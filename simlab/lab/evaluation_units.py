@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from causal.cascade_reward import CascadeModel
-from causal.contract import Rounds, Scored, Slates, Trajectories
+from causal.contract import Rounds, Scored, SignedRounds, Slates, Trajectories
 from causal.diagnostics import Verdict, mean_sentence, share_sentence
 from causal.evaluation import effective, overlap
 from causal.fqe import fqe
@@ -147,7 +147,7 @@ def weigh_slates(config: "EvaluateConfig", source: LogSource, target: Target, se
     notes += [*whole_note(config, data), *left]
     if config.logger is None:
         notes.append("Say with --logger who logged the slates, and more estimators apply.")
-    return Weighed(data, Rounds(total, best, group=data.group), kept, said, tuple(notes))
+    return Weighed(data, SignedRounds(total, best, group=data.group), kept, said, tuple(notes))
 
 
 def weigh_trajectories(config: "EvaluateConfig", source: LogSource, target: Target, seed: Seed) -> Weighed:

@@ -78,6 +78,7 @@ def test_a_saturated_classifier_learns_the_ratio(listed: bool) -> None:
     assert float(off.max()) < (0.25 if listed else 0.5)
     filled = replace(rounds(log, target), balance=found.weight)
     one = estimate(BalancedIPS(), filled)
+    assert one.name == "balanced IPS"
     assert abs(one.value - world.value()) < 4 * one.stderr
     if listed:
         drawn = balance(log, target, SATURATED, listed=False)

@@ -1,12 +1,16 @@
 """From rounds to a table."""
 
+from dataclasses import replace
+
+import jaxtyping
 import pytest
 import torch
 
 from causal.bandit.dr import DR
 from causal.bandit.ips import IPS
 from causal.bandit.snips import SNIPS
-from causal.contract import Rounds, stderr, value
+from causal.contract import Rounds, SignedRounds, stderr, value
+from causal.diagnostics import diagnose
 from causal.evaluation import estimate, evaluate, paired_difference, to_frame
 from causal.intervals import interval
 from simlab.errors import BadInput
@@ -85,3 +89,42 @@ def test_the_frame_has_a_row_for_each_estimator() -> None:
     assert (frame["low"] < frame["value"]).all()
     assert frame["n"].tolist() == [200, 200]
     assert len(to_frame([])) == 0
+
+
+def test_scores_of_other_rows_have_no_difference() -> None:
+    a, b = drawn(60, 1), drawn(59, 2)
+    with pytest.raises(BadInput, match="the first scores are of 60 rows and the second of 59"):
+        paired_difference(IPS().score(a), IPS().score(b))
+    with pytest.raises(BadInput, match="60 rows of scores have a group of 59"):
+        paired_difference(IPS().score(a), SNIPS().score(a), group=torch.arange(59))
+    with pytest.raises(BadInput, match="a difference needs scores on both sides, and the second has none"):
+        paired_difference(IPS().score(a), ())
+
+
+@pytest.mark.parametrize("field", ["weight", "mixture", "balance", "embedding"])
+def test_weights_below_zero_are_no_weights(field: str) -> None:
+    column = torch.tensor([1.0, 0.0, -0.25, 2.0], dtype=torch.float64)
+    fine = Rounds(torch.ones(4, dtype=torch.float64), torch.ones(4, dtype=torch.float64))
+    with pytest.raises(
+        BadInput, match=f"{field}, row 2: -0.25 is below 0, and a weight is a ratio of chances"
+    ):
+        replace(fine, **{field: column})
+    replace(fine, **{field: torch.where(column < 0, torch.nan, column)})  # a burn-in has no weight
+
+
+def test_columns_of_rounds_are_of_one_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a user meets it, without the shape checks that only tests run."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    one = torch.ones(4, dtype=torch.float64)
+    with pytest.raises(BadInput, match="weight has 3 rows, but reward has 4"):
+        Rounds(one, one[:3])
+    with pytest.raises(BadInput, match="group has 5 rows, but reward has 4"):
+        Rounds(one, one, group=torch.arange(5))
+
+
+def test_weights_of_either_sign_have_a_place_of_their_own() -> None:
+    """A pseudo-inverse weighs some slates below zero: diagnostics look at them, and so does this type."""
+    odd = torch.tensor([1.5, -0.5, 1.0], dtype=torch.float64)
+    found = SignedRounds(torch.ones(3, dtype=torch.float64), odd)
+    assert len(found.rows(slice(2))) == 2
+    assert diagnose(found).mean_weight == pytest.approx(2 / 3)
