@@ -289,6 +289,20 @@ class Promotion(SlateWorld[PromotionUsers]):
         luck = seed.at(state.user, state.step).uniform("purchase", self.spec.items + self.slots)
         return self._groups(state.users).outcomes(self._split(luck)[0])
 
+    def purchases(
+        self, state: State[PromotionUsers], slate: Int[Tensor, "user slot"], seed: Seed
+    ) -> Bool[Tensor, "user item"]:
+        """Return what each user buys at this step when shown a slate, with the same luck as `step`.
+
+        Clicks are a part of it: what is bought after examination. Their sum less the cost is the reward.
+        """
+        luck = seed.at(state.user, state.step).uniform("purchase", self.spec.items + self.slots)
+        group, sight = self._split(luck)
+        y0, y1 = self._groups(state.users).outcomes(group)
+        seen = torch.zeros(len(slate), self.spec.items + 1, dtype=torch.bool, device=slate.device)
+        seen = seen.scatter(1, slate, sight < self.examination())[:, :-1]
+        return torch.where(seen, y1, y0)
+
     def trial(
         self,
         n: int,

@@ -1,0 +1,139 @@
+"""What a log of exposures says of slots and rankings: who looks where, and what another ranking brings."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from causal.exposure import Exposures
+from causal.targeting.measure import Measure, column, measure, weights
+from simlab.context import Context
+from simlab.errors import BadInput
+from simlab.slates import Ranked, SlateDistribution
+
+
+def examination_of(data: Exposures, *, baseline: Any = None, by: Any = None) -> tuple[Measure, ...]:
+    """Return θ_k / θ_1 of each slot from effects alone: no click model, and no clicks.
+
+    An item has an effect only where it is examined, so effects at slots are in proportion to θ:
+
+        θ_k / θ_1 = E[h (Γ_k - Γ_0)] / E[h (Γ_1 - Γ_0)],   Γ_k = μ + 1{slot = k} (y - μ) / π_k,
+
+    with Γ_0 that of not being shown and μ any guess of y from x. The standard error is the delta method's,
+    clustered by user. If the first slot is always examined, the ratios are θ itself.
+
+    Source: ours; Γ is the doubly robust score of a slot.
+
+    Args:
+        data: a log whose every slot, and not being shown, has a chance in every row.
+        baseline: μ, learned on other rows, [round]; 0 by default. It takes off variance, never bias.
+        by: h, a function of x learned on other rows, [round]; 1 by default. Where effects of both signs
+            cancel, an estimate of τ as h tells the ratios far better.
+
+    Raises:
+        BadInput: for a row without a chance of some slot, or an effect at the first slot that is not above
+            0 by two standard errors: then no ratio to it can be told.
+    """
+    rows = len(data)
+    mu = np.zeros(rows) if baseline is None else column("baseline", baseline, rows)
+    mass = weights(data.weight, rows)
+    mass = mass / mass.sum()
+    share = mass if by is None else mass * column("by", by, rows)
+    poor = np.argwhere(data.chance <= 0)
+    if len(poor):
+        row, place = poor[0]
+        what = "of not being shown" if place == data.slots else f"of slot {place}"
+        raise BadInput(f"chance, row {row}: the chance {what} is 0, so effects of slots cannot be compared")
+    left = data.y - mu
+    at = np.zeros_like(data.chance)
+    every = np.arange(rows)
+    at[every, data.slot] = left / data.chance[every, data.slot]
+    gap = share[:, None] * (at[:, :-1] - at[:, -1:])
+    effect = gap.sum(0)
+    first = measure(float(effect[0]), gap[:, 0] - mass * effect[0], data.user, "effect at the first slot")
+    if not first.value > 2 * first.stderr:
+        raise BadInput(
+            f"the effect at the first slot is {first.value:.3g} ± {first.stderr:.2g}, too near 0 or below it "
+            "for others to be measured by it: give more rows, or an estimate of the effect as `by`"
+        )
+    ratio = effect / effect[0]
+    influence = (gap - ratio * gap[:, :1]) / effect[0]
+    return tuple(
+        measure(float(ratio[k]), influence[:, k], data.user, f"examination of slot {k}")
+        for k in range(data.slots)
+    )
+
+
+def expected_dose(distribution: SlateDistribution, examination: Any) -> Float[Tensor, "user cand"]:
+    """Return Σ_k θ_k P(candidate at slot k): how much of each candidate a ranking lets a user see.
+
+    Raises:
+        BadInput: for another number of slots.
+    """
+    theta = torch.as_tensor(np.asarray(examination, dtype=np.float64))
+    if theta.shape != (distribution.slots,):
+        raise BadInput(
+            f"examination has shape {tuple(theta.shape)}, but a slate has {distribution.slots} slots"
+        )
+    table = distribution.slot_marginals().double()
+    return torch.einsum("ukc,k->uc", table, theta.to(table.device))
+
+
+def ranking_gain(
+    data: Exposures, scores: Any, dose: Any, *, users: int | None = None, name: str = "gain of the ranking"
+) -> Measure:
+    """Return what a ranking adds to a user's outcomes over showing nothing, from the log of another.
+
+    It is the mean over users of Σ_i d(u, i) ψ(u, i), with d the dose that the ranking gives to each pair
+    (`expected_dose`). ψ is unbiased for τ, so this is unbiased where doses add up: an item's effect does not
+    depend on what stands beside it (the additive, item-position model of Li et al. 2018, "Offline evaluation
+    of ranking policies with click models", KDD). The paired difference of two rankings is `a.minus(b)`.
+
+    Args:
+        data: the log.
+        scores: ψ of each row (`ExposureEffect.scores_`).
+        dose: d of each row. A ranking must come from other users than those that judge it.
+        users: how many users there were; by default those in the log.
+        name: of the number.
+
+    Raises:
+        BadInput: for a log without users, or columns that do not fit.
+    """
+    if data.user is None:
+        raise BadInput("the gain of a ranking is by user, and this log says no users")
+    many = int(data.user.max()) + 1 if users is None else users
+    own = (
+        weights(data.weight, len(data))
+        * column("dose", dose, len(data))
+        * column("scores", scores, len(data))
+    )
+    each = np.bincount(data.user, own, minlength=many)
+    mean = float(each.sum() / many)
+    # A row's part in its user's deviation: what it brings, less the mean shared by the user's rows.
+    rows_of = np.bincount(data.user, minlength=many)
+    influence = (own - mean / rows_of[data.user]) / many
+    return measure(mean, influence, data.user, name)
+
+
+@dataclass(frozen=True)
+class UpliftRanking:
+    """Sort candidates by their effect, not by how likely an outcome is; equal effects in random order.
+
+    Where examination falls with the slot it is the best slate of additive effects, by the rearrangement
+    inequality. Items of a negative effect are shown only where nothing better is left.
+
+    Attributes:
+        effect: τ of each candidate, [user cand], from what a policy may see.
+        name: in tables and logs.
+    """
+
+    effect: Callable[[Context], Float[Tensor, "user cand"]]
+    name: str = "uplift ranking"
+
+    def distribution(self, context: Context, slots: int) -> SlateDistribution:
+        """Return the ranking by effect."""
+        return Ranked(self.effect(context), slots, context.mask)
