@@ -141,9 +141,9 @@ def balance(
         luck = seed.split(f"fold {number}")
         # Mixed, for some learners hang on the order: neighbours at the same distance are taken as they come.
         mixed = torch.randperm(len(y), generator=luck.split("order").torch()).numpy()
-        x = pairs.design(rows[mixed], items[mixed])
         by = None if by is None else by[mixed]
-        model = fit_weighted(seeded(classifier, luck.value), x, y[mixed], by)
+        model = seeded(classifier, luck.value)
+        fit_weighted(model, pairs.design(rows[mixed], items[mixed]), y[mixed], by)
         edge = 0.5 / len(mine)  # less than one row of either class: nobody can be surer than that
         here, there = np.flatnonzero(fold == number), np.flatnonzero(fold[row] == number)
         one = pairs.chance(model, here, logged[here])
