@@ -32,9 +32,11 @@ _UNSAID = frozenset(
         "__non_callable_proto_members__",
         "__firstlineno__",
         "__static_attributes__",
+        "__slotnames__",
     }
 )
-"""Members of a class that say nothing of what it does. Dataclasses are told by the methods made for them."""
+"""Members of a class that say nothing of what it does. Dataclasses are told by the methods made for them, and
+what has been pickled has `__slotnames__`."""
 
 
 def members(kind: type) -> Iterator[tuple[str, Any]]:

@@ -2,6 +2,7 @@
 
 import functools
 import importlib
+import pickle
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -279,10 +280,12 @@ def test_what_says_the_same_is_the_same(
 
 def test_what_a_run_leaves_behind_does_not_count(load: Callable[..., ModuleType]) -> None:
     module = load()
-    things = [module.policy, module.asks_a_cache, module.kinds]
+    things = [module.policy, module.asks_a_cache, module.kinds, module.Held, module.held]
     before = [fingerprint(thing) for thing in things]
     for call, x in ((module.policy, 1), (module.asks_a_cache, 2), (module.kinds, 3), (module.kinds, "")):
         call(x)
+    for thing in (module.held, module.policy):
+        pickle.dumps(thing)
     assert [fingerprint(thing) for thing in things] == before
 
 
