@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from simlab.adapters._descent import Descent, descend
+from simlab.adapters.seeding import seeded
 from simlab.context import Catalog, Context
 from simlab.errors import BadInput
 from simlab.rankers.contract import Interactions, Ranker, Sizes
@@ -212,11 +213,7 @@ class SklearnQ:
         seed: Seed,
     ) -> FittedQ:
         """Fit a clone."""
-        from sklearn.base import clone
-
-        model = clone(self.estimator)
-        if "random_state" in model.get_params() and model.get_params()["random_state"] is None:
-            model.set_params(random_state=seed.value % (1 << 32))
+        model = seeded(self.estimator, seed.value)
         fitted = _FittedSklearn(model, self.state, self.catalog, sizes.n_items)
         x = fitted.design(self.state(context), context.slate(columns).cpu().numpy())
         model.fit(x, target.cpu().numpy())

@@ -16,11 +16,12 @@ import numpy as np
 from jaxtyping import Float, Int
 from sklearn.base import clone, is_classifier
 from sklearn.linear_model import LinearRegression, LogisticRegression
-from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from causal.targeting.measure import measure, table, weights
 from causal.uplift.contract import Average, Trial
+from simlab.adapters.seeding import fit_weighted, seeded
 from simlab.errors import BadInput
 from simlab.seeds import Seed
 
@@ -62,7 +63,7 @@ def aipw(
             1.
         propensity_model: a classifier of the arm. By default logistic.
         folds: how many; users are kept whole, and arms are shared evenly where there are no users.
-        seed: who is in which fold.
+        seed: who is in which fold, and of models that have no seed of their own.
         mu: ready expected outcomes, [round arm], instead of an outcome model.
         e: ready chances, [round arm], or the chance of treatment [round] or one number for two arms.
         clip: chances below it count as it, as in EconML's `DRTester`.
@@ -117,6 +118,10 @@ def nuisances(
     if ready_mu is not None and ready_e is not None:
         return Nuisances(ready_mu, ready_e, fold)
     fold = deal(trial, folds, seed)
+    outcome_model, propensity_model = (
+        None if model is None else seeded(model, seed.split(name).value)
+        for name, model in (("outcome model", outcome_model), ("propensity model", propensity_model))
+    )
     out_mu, out_e = np.zeros((rows, arms)), np.zeros((rows, arms))
     for number in range(folds):
         train, held = np.flatnonzero(fold != number), np.flatnonzero(fold == number)
@@ -252,7 +257,7 @@ def _outcomes(
     classes = is_classifier(model)
     if classes and not trial.binary:
         raise BadInput("outcome_model is a classifier, but the outcome is not 0 or 1: take a regressor")
-    fitted = _fit(clone(model), trial, own, y.astype(np.int64) if classes else y)
+    fitted = _fit(model, trial, own, y.astype(np.int64) if classes else y)
     if not classes:
         return np.asarray(fitted.predict(trial.x[held]), dtype=np.float64).reshape(len(held))
     chance = np.asarray(fitted.predict_proba(trial.x[held]), dtype=np.float64)
@@ -267,12 +272,10 @@ def _arms(
         model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
     if not hasattr(model, "predict_proba"):
         raise BadInput(f"propensity_model {type(model).__name__} has no predict_proba: take a classifier")
-    fitted = _fit(clone(model), trial, train, trial.arm[train])
+    fitted = _fit(model, trial, train, trial.arm[train])
     return np.asarray(fitted.predict_proba(trial.x[held]), dtype=np.float64)
 
 
 def _fit(model: Any, trial: Trial, rows: Int[Array, " train"], target: Array) -> Any:
-    if trial.weight is None:
-        return model.fit(trial.x[rows], target)
-    name = f"{model.steps[-1][0]}__sample_weight" if isinstance(model, Pipeline) else "sample_weight"
-    return model.fit(trial.x[rows], target, **{name: trial.weight[rows]})
+    weight = None if trial.weight is None else trial.weight[rows]
+    return fit_weighted(clone(model), trial.x[rows], target, weight)
