@@ -23,6 +23,8 @@ class Nuisance(BaseEstimator):  # type: ignore[misc]
         hidden: numbers of the columns that it does not see.
     """
 
+    routes_weights = True
+
     def __init__(self, model: Any, hidden: tuple[int, ...] = ()) -> None:
         self.model = model
         self.hidden = hidden

@@ -45,7 +45,8 @@ def weight_key(model: Any) -> str | None:
 
     A pipeline hands them to its last step, and a search to the model that it tunes. A model that has models
     inside it (a stack, a vote, a calibration) takes weights only if each of those does under the plain name;
-    else scikit-learn drops them inside with a warning, or stops.
+    else scikit-learn drops them inside with a warning, or stops. One with `routes_weights = True` hands them on
+    by itself.
 
     >>> from sklearn.linear_model import Ridge
     >>> from sklearn.pipeline import make_pipeline
@@ -57,6 +58,8 @@ def weight_key(model: Any) -> str | None:
     from sklearn.pipeline import Pipeline
     from sklearn.utils.validation import has_fit_parameter
 
+    if getattr(model, "routes_weights", False):
+        return "sample_weight"
     if isinstance(model, Pipeline):
         name, last = model.steps[-1]
         inner = weight_key(last)
