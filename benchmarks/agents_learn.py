@@ -80,7 +80,8 @@ KEPT: dict[str, Any] = {"num_envs": 256, "gamma": 0.9, "tau": 0.02, "target_ever
 SPACE: dict[str, Any] = {**KEPT, **NOW, "options": {"items": "features"}}
 LONG: dict[str, Any] = {
     "num_envs": 512, "n_steps": 128, "batch_size": 8192, "gamma": 1.0, "gae_lambda": 1.0,
-    "reward_scale": 0.05, "ent_coef": 1e-3, "per_slot": False, "learning_rate": 3e-3, "final_learning_rate": 1e-4,
+    "reward_scale": 0.05, "ent_coef": 1e-3, "per_slot": False,
+    "learning_rate": 3e-3, "final_learning_rate": 1e-4,
     "policy_kwargs": {"ranker": "bilinear", "spec": {"past": 0, "dim": 64, "layers": [64]}},
 }  # fmt: skip
 """Time is hidden: any discount hides its worth, and a critic that guesses it from the interests misleads, so
