@@ -37,24 +37,23 @@ class Choice:
         grouped = self._grouped()
         if grouped is None:
             return gumbel_top_k(self.logits, self.slots, generator)
-        bad = self.logits.isnan() | self.logits.isposinf()
-        if bool(bad.any()):
-            row, column = bad.nonzero()[0].tolist()
-            raise BadInput(
-                f"row {row} has the logit {float(self.logits[row, column])} at column {column}; it must be "
-                "finite or -inf"
-            )
         return grouped.sample(torch.default_generator if generator is None else generator)
 
     def log_probs(
         self, columns: Int[Tensor, "user slot"], entropy: Entropy | None = "slots"
     ) -> tuple[Float[Tensor, "user slot"], Float[Tensor, " user"]]:
-        """Return log P(a_k | above), and the sum of the slots' entropies; see `slot_log_probs`."""
+        """Return log P(a_k | above), and an entropy; see `slot_log_probs`.
+
+        Raises:
+            BadInput: with groups, for another entropy than the sum over slots.
+        """
         grouped = self._grouped()
         if grouped is None:
             return slot_log_probs(self.logits, columns, entropy)
-        log_prob, each = grouped.slot_log_probs(columns)
-        return log_prob, each.sum(1) if entropy else log_prob.new_zeros(len(log_prob))
+        if entropy not in ("slots", None):
+            raise BadInput(f'with groups there is the entropy "slots" alone, not {entropy}')
+        log_prob, each = grouped.slot_log_probs(columns, entropy is not None)
+        return log_prob, each.sum(1)
 
     def mode(self) -> Int[Tensor, "user slot"]:
         """Return the likeliest slate; with groups the greedy one."""
@@ -68,4 +67,10 @@ class Choice:
     def _grouped(self) -> GroupedPlackettLuce | None:
         if self.group is None or self.penalty is None:
             return None
-        return GroupedPlackettLuce(self.logits, self.slots, self.group, self.penalty)
+        learned = self.penalty.shape[2]
+        if self.slots > learned:
+            raise BadInput(
+                f"this agent learned slates of {learned} by groups, and {self.slots} are asked for"
+            )
+        penalty = self.penalty[:, :, : self.slots]
+        return GroupedPlackettLuce(self.logits, self.slots, self.group, penalty, check=False)

@@ -99,7 +99,9 @@ class SlateOnPolicy(SlateAlgorithm, OnPolicyAlgorithm):
         try:
             return self.draw(choice)
         except (BadInput, RuntimeError):
-            if not bool((choice.logits < torch.inf).all()):
+            penalty = choice.penalty
+            whole = penalty is None or bool(penalty.isfinite().all())
+            if not (whole and bool((choice.logits < torch.inf).all())):
                 self.check_finite(math.nan)
             raise
 

@@ -206,8 +206,12 @@ def category(catalog: Catalog | None, name: str) -> Field:
         BadInput: for a field that the catalogue does not have, with the nearest one.
     """
     fields = () if catalog is None else catalog.fields
+    if not isinstance(name, str):
+        raise BadInput(f"groups are the name of a categorical field of the catalogue, not {name!r}")
     for field in fields:
         if field.name == name:
+            if not field.values.shape[1]:
+                raise BadInput(f"groups are of the field {name}, which has no values")
             return field
     known = [f.name for f in fields]
     have = f"it has {', '.join(known)}{nearest(name, known)}" if known else "it has none"

@@ -21,8 +21,8 @@ FLOOR = -1e30
 """Stands for -inf inside: zero times it is zero, not NaN."""
 LOWEST = -80.0
 """Candidates this far below the best of the never shown have no mass (e^-80 is 2e-35)."""
-STEEPEST = 40.0
-"""The largest penalty: far from LOWEST, so that what has no mass cannot be what is left."""
+STEEPEST = 20.0
+"""The largest penalty. Two groups move at most 40 apart, so what has no mass has at most e^-40 of it."""
 CACHE = 1 << 17
 """Numbers of logits that are worked off together on a CPU."""
 SETS_UP_TO = 8
@@ -51,12 +51,13 @@ class GroupedPlackettLuce(SlateDistribution):
         logits: any real scores; float32 or float64.
         slots: K.
         group: of each candidate, from 0.
-        penalty: φ_g(n) for n = 0 … K - 1 items of the group above; at most 40 in size.
+        penalty: φ_g(n) for n = 0 … K - 1 items of the group above; at most 20 in size.
         mask: True where a candidate may be shown; all by default.
+        check: whether to look at groups and penalties; a learner's own are right as they are made.
 
     Raises:
         BadInput: if a row has fewer candidates than slots, for a group without a penalty, or a penalty that
-            is not within ±40.
+            is not within ±20.
     """
 
     def __init__(
@@ -66,18 +67,23 @@ class GroupedPlackettLuce(SlateDistribution):
         group: Int[Tensor, "user cand"],
         penalty: Float[Tensor, "user group slot"],
         mask: Bool[Tensor, "user cand"] | None = None,
+        *,
+        check: bool = True,
     ) -> None:
         free = torch.ones(1, 1, dtype=torch.bool).expand(1, logits.shape[1]) if mask is None else mask
         check_slots(free, slots)
         if mask is not None:
             logits = masked(logits, mask)
-        _check(group, penalty, slots)
+        if logits.dtype in (torch.float16, torch.bfloat16):
+            logits = logits.float()
+        if check:
+            _check(logits, group, penalty, slots)
         self.logits, self.slots, self.group, self.penalty = logits, slots, group, penalty.to(logits.dtype)
 
     @property
     def exact_marginals(self) -> bool:
         """Whether slot marginals are exact, not an estimate."""
-        return self.logits.shape[1] <= SETS_UP_TO or self.slots == 1
+        return self.slots == 1 or self.logits.shape[1] <= SETS_UP_TO
 
     def sample(self, generator: Generator) -> Int[Tensor, "user slot"]:
         """Draw exactly: rank each group by Gumbel noise, then draw the group of each slot."""
@@ -113,12 +119,27 @@ class GroupedPlackettLuce(SlateDistribution):
             now = (worth.gather(2, count) - self.penalty.gather(2, count)).squeeze(2)
             if gumbel is not None:
                 now = now + gumbel[:, k]
+            if not bool((now.amax(1) > -torch.inf).all()):
+                self._refuse(now)
             best = now.argmax(1) if gumbel is not None else self._first(now, ranked.gather(2, count))
             place = count[at, best, 0]
             out[:, k] = ranked[at, best, place]
             # A group of fewer than K items ends with rows of no worth, so the count stays within.
             count[at, best, 0] = (place + 1).clamp_max(self.slots - 1)
         return out
+
+    def _refuse(self, now: Float[Tensor, "user group"]) -> None:
+        """Say which row has nothing left to show, or logits that are no numbers."""
+        row = int((~(now.amax(1) > -torch.inf)).nonzero()[0])
+        wrong = (self.logits[row].isnan() | self.logits[row].isposinf()).nonzero()
+        if len(wrong):
+            column = int(wrong[0])
+            value = float(self.logits[row, column])
+            raise BadInput(f"row {row} has the logit {value} at column {column}; it must be finite or -inf")
+        if not bool(self.penalty[row].isfinite().all()):
+            raise BadInput(f"row {row} has a penalty that is not finite")
+        count = int(self.logits[row].isfinite().sum())
+        raise BadInput(f"row {row} has {count} candidates, but the slate has {self.slots} slots")
 
     def _first(
         self, now: Float[Tensor, "user group"], item: Int[Tensor, "user group 1"]
@@ -165,15 +186,18 @@ class GroupedPlackettLuce(SlateDistribution):
         """Return the log-probability of each slate; in float64 where no gradient is asked for."""
         plain = not (self.logits.requires_grad or self.penalty.requires_grad)
         found = self._double() if plain else self
-        return found.slot_log_probs(columns)[0].sum(1).masked_fill(repeated(columns), -torch.inf)
+        return (
+            found.slot_log_probs(columns, entropy=False)[0].sum(1).masked_fill(repeated(columns), -torch.inf)
+        )
 
     def slot_log_probs(
-        self, columns: Int[Tensor, "user slot"]
+        self, columns: Int[Tensor, "user slot"], entropy: bool = True
     ) -> tuple[Float[Tensor, "user slot"], Float[Tensor, "user slot"]]:
         """Return log P(a_k | above) and the entropy of slot k given what is above, with gradients.
 
         Args:
             columns: slates without repeats; a masked candidate gets -inf.
+            entropy: False leaves the entropies out: zeros.
         """
         groups = self.penalty.shape[1]
         picked = self.logits.gather(1, columns)
@@ -183,8 +207,7 @@ class GroupedPlackettLuce(SlateDistribution):
         rest, mean, top = _Rest.apply(self.logits, columns, self.group, groups)  # type: ignore[no-untyped-call]
         is_of = group.unsqueeze(2) == torch.arange(groups, device=group.device)  # [user slot group]
         count = is_of.long().cumsum(1) - is_of.long()
-        every = self.penalty.unsqueeze(1).expand(-1, self.slots, -1, -1)
-        fine = -every.gather(3, count.unsqueeze(3)).squeeze(3)  # -φ of each group at slot k
+        fine = -self.penalty.gather(2, count.transpose(1, 2)).transpose(1, 2)  # -φ of each group at slot k
         fine_of = fine.gather(2, group.unsqueeze(1).expand(-1, self.slots, -1))  # of the item of slot j
         # In units of the best that is left at slot k: no weight overflows, and one of them is 1.
         level = torch.cat([top, chosen.detach().flip(1)], 1).cummax(1).values[:, 1:].flip(1)
@@ -195,6 +218,8 @@ class GroupedPlackettLuce(SlateDistribution):
         total = share.sum(2) + never.sum(2)
         own = chosen - level + fine.gather(2, group.unsqueeze(2)).squeeze(2)
         log_prob = (own - total.log()).masked_fill(dead, -torch.inf)
+        if not entropy:
+            return log_prob, torch.zeros_like(log_prob)
         # H = log Σ - E[ℓ - φ], over the never shown by their groups, and over the chosen that are still left.
         inside = never * ((mean.unsqueeze(1) - level.unsqueeze(2)).masked_fill(never == 0, 0.0) + fine)
         chosen_part = share * (above.masked_fill(share == 0, 0.0) + fine_of)
@@ -203,25 +228,81 @@ class GroupedPlackettLuce(SlateDistribution):
     def slot_marginals(self) -> Float[Tensor, "user slot cand"]:
         """Return P(candidate at slot); float64, without a gradient."""
         with torch.no_grad():
-            return self._over_sets() if self.exact_marginals else self._estimated()[0]
+            if self.slots == 1:
+                fine = self.penalty[:, :, 0].gather(1, self.group).double()
+                return (self.logits.double() - fine).softmax(1).unsqueeze(1)
+            if self.exact_marginals:
+                return self._over_sets()
+            exact, shape = self._double(), (len(self.logits), self.slots, self.logits.shape[1])
+            total = torch.zeros(shape, dtype=torch.float64, device=self.logits.device)
+            for drawn in exact._drawn():
+                total += exact._given_above(drawn)
+            return total / DRAWS
+
+    def marginals(self, columns: Int[Tensor, "user slot"]) -> Float[Tensor, "user slot"]:
+        """Return P(candidate at slot) for the given slate; an estimate is never 0 where the slate can be."""
+        if self.exact_marginals:
+            return super().marginals(columns)
+        return self._marginals(columns)[0]
 
     def marginals_error(self, columns: Int[Tensor, "user slot"]) -> Float[Tensor, "user slot"]:
-        """Return the standard error of `marginals`: zero where they are exact."""
+        """Return the standard error of `marginals`: zero where they are exact.
+
+        Where the item stood above in nearly all drawn slates, few of them say anything: the error is then at
+        least the mean over √DRAWS.
+        """
         if self.exact_marginals:
             return torch.zeros(columns.shape, dtype=torch.float64, device=self.logits.device)
-        with torch.no_grad():
-            return self._estimated()[1].gather(2, columns.unsqueeze(2)).squeeze(2)
+        return self._marginals(columns)[1]
 
-    def _estimated(self) -> tuple[Float[Tensor, "user slot cand"], Float[Tensor, "user slot cand"]]:
-        """Return the mean of P(candidate at slot | above) over drawn slates, and its standard error."""
+    @torch.no_grad()
+    def _marginals(
+        self, columns: Int[Tensor, "user slot"]
+    ) -> tuple[Float[Tensor, "user slot"], Float[Tensor, "user slot"]]:
+        """Return the mean of P(item at slot | above) over drawn slates and this one, and its standard error.
+
+        The given slate counts as one draw more. If it came from this distribution, that is a draw like the
+        others; else it adds at most one part in DRAWS.
+        """
         exact = self._double()
-        luck = Seed(0).torch(self.logits.device)
-        first = second = exact.logits.new_zeros(len(exact.logits), self.slots, exact.logits.shape[1])
-        for _ in range(DRAWS):
-            chance = exact._given_above(exact.sample(luck))
+        first = second = torch.zeros(columns.shape, dtype=torch.float64, device=columns.device)
+        for drawn in (*exact._drawn(), columns):
+            chance = exact._at(columns, drawn)
             first, second = first + chance, second + chance.square()
-        mean = first / DRAWS
-        return mean, ((second / DRAWS - mean.square()).clamp_min(0) / (DRAWS - 1)).sqrt()
+        mean = first / (DRAWS + 1)
+        spread = ((second / (DRAWS + 1) - mean.square()).clamp_min(0) / DRAWS).sqrt()
+        sure = self._first_slot(columns)
+        return mean, torch.maximum(spread, mean / DRAWS**0.5).masked_fill(sure, 0.0)
+
+    def _first_slot(self, columns: Int[Tensor, "user slot"]) -> Bool[Tensor, "user slot"]:
+        """Tell the first slot, above which nothing stands: its chance is exact."""
+        return (torch.arange(self.slots, device=columns.device) == 0).expand(columns.shape)
+
+    def _drawn(self) -> Iterator[Int[Tensor, "user slot"]]:
+        """Draw slates that depend on a row's place in no way: every row has the same luck."""
+        rows, device = len(self.logits), self.logits.device
+        for draw in range(DRAWS):
+            user = torch.full((rows,), draw, device=device)
+            yield self.sample(Seed(0).split("marginals").at(user, torch.zeros_like(user)))
+
+    def _at(
+        self, columns: Int[Tensor, "user slot"], above: Int[Tensor, "user slot"]
+    ) -> Float[Tensor, "user slot"]:
+        """Return P(columns[k] at slot k | the items of another slate above slot k)."""
+        given = GroupedPlackettLuce(self.logits, self.slots, self.group, self.penalty)
+        log_prob = given.slot_log_probs(above, entropy=False)[0]
+        groups = self.penalty.shape[1]
+        group, own = self.group.gather(1, above), self.group.gather(1, columns)
+        is_of = torch.nn.functional.one_hot(group, groups)
+        count = (is_of.cumsum(1) - is_of).transpose(1, 2)
+        fine = self.penalty.gather(2, count).transpose(1, 2)  # [user slot group]
+        worth = self.logits.gather(1, columns) - fine.gather(2, own.unsqueeze(2)).squeeze(2)
+        shown = self.logits.gather(1, above) - fine.gather(2, group.unsqueeze(2)).squeeze(2)
+        before = (above.unsqueeze(1) == columns.unsqueeze(2)) & torch.ones(
+            self.slots, self.slots, dtype=torch.bool, device=columns.device
+        ).tril(-1)
+        # shown - log_prob is the log-mass of what is left at slot k.
+        return (worth - (shown - log_prob)).exp().nan_to_num(0.0).masked_fill(before.any(2), 0.0)
 
     def _given_above(self, columns: Int[Tensor, "user slot"]) -> Float[Tensor, "user slot cand"]:
         """Return P(candidate at slot | what this slate has above the slot)."""
@@ -361,7 +442,12 @@ def _same(group: Tensor) -> bool:
     return group.stride(0) == 0 or len(group) == 1
 
 
-def _check(group: Tensor, penalty: Tensor, slots: int) -> None:
+def _check(logits: Tensor, group: Tensor, penalty: Tensor, slots: int) -> None:
+    if group.shape != logits.shape or len(penalty) != len(logits):
+        raise BadInput(
+            f"logits have shape {tuple(logits.shape)}, but groups {tuple(group.shape)} and penalties "
+            f"{tuple(penalty.shape)}"
+        )
     if penalty.shape[2] != slots:
         raise BadInput(f"penalties are for {penalty.shape[2]} items above, but a slate has {slots} slots")
     some = group[:1] if _same(group) else group
