@@ -114,6 +114,11 @@ def fqe(
     """
     if not 0 <= discount <= 1:
         raise BadInput(f"discount is {discount}, but it is in [0, 1]")
+    for name, value, least in (("iterations", iterations, 1), ("draws", draws, 1), ("past", past, 0)):
+        if value < least:
+            raise BadInput(f"{name} is {value}, but it is at least {least}")
+    if not tolerance >= 0:
+        raise BadInput(f"tolerance is {tolerance}, but it is at least 0")
     if log.position is not None:
         raise BadInput("fitted-Q evaluation needs whole slates, and this log has one place of a page a row")
     paths = Paths.of(log, horizon)

@@ -13,6 +13,7 @@ COLUMNS = (
     "session",
     "step",
     "slate",
+    "click",
     "reward",
     "features",
     "categories",

@@ -308,6 +308,10 @@ def test_what_cannot_be_fitted_is_refused() -> None:
         ({"folds": 1}, "folds is 1"),
         ({"folds": 41}, "40 users, too few for 41 folds"),
         ({"discount": 1.1}, r"discount is 1.1"),
+        ({"iterations": 0}, "iterations is 0, but it is at least 1"),
+        ({"draws": 0}, "draws is 0, but it is at least 1"),
+        ({"past": -1}, "past is -1, but it is at least 0"),
+        ({"tolerance": float("nan")}, "tolerance is nan, but it is at least 0"),
     ):
         with pytest.raises(BadInput, match=words):
             fqe(log, target, Groups(), **more)
