@@ -22,13 +22,9 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
-from sklearn.base import BaseEstimator, is_classifier
-from sklearn.utils.validation import check_is_fitted
 
 from causal.targeting.measure import Array, Measure, column, measure, table, users, weights
-from simlab.adapters.seeding import fit_weighted, seeded
 from simlab.errors import BadInput
-from simlab.seeds import Seed
 
 LEAST = 1e-9
 """Variance of a dose below which a row's slot was certain, so that nothing can be learned from it."""
@@ -46,6 +42,8 @@ class Exposures:
         user: whose row it is: folds keep users whole, and standard errors cluster by them.
         weight: how many pairs a row stands for, where not all pairs are kept.
         names: of the features.
+        item: which item.
+        slate: which slate the row is of: a round of a log. Without it a user saw one slate.
     """
 
     x: Float[Array, "round feat"]
@@ -55,6 +53,8 @@ class Exposures:
     user: Int[Array, " round"] | None = None
     weight: Float[Array, " round"] | None = None
     names: tuple[str, ...] = ()
+    item: Int[Array, " round"] | None = None
+    slate: Int[Array, " round"] | None = None
 
     def __len__(self) -> int:
         """Return N."""
@@ -88,6 +88,8 @@ class Exposures:
         user: Any = None,
         weight: Any = None,
         names: Sequence[str] = (),
+        item: Any = None,
+        slate: Any = None,
     ) -> "Exposures":
         """Check what a user gives: arrays, tensors, lists, or pandas objects.
 
@@ -99,6 +101,8 @@ class Exposures:
             user: any labels.
             weight: at least 0.
             names: of the features; by default a DataFrame's columns, else x0, x1, …
+            item: ids, whole numbers.
+            slate: which slate each row is of, whole numbers.
 
         Raises:
             BadInput: naming the column, the row and the value: what is not finite, a slot that is none, a
@@ -144,6 +148,8 @@ class Exposures:
             users(user, rows),
             None if weight is None else weights(weight, rows),
             titles or tuple(f"x{i}" for i in range(features.shape[1])),
+            _ids("item", item, rows),
+            _ids("slate", slate, rows),
         )
 
 
@@ -165,18 +171,21 @@ class Dose:
     def of(cls, data: Exposures, examination: Any) -> "Dose":
         """Return doses for the chances that slots are examined, [slot].
 
-        With ones it is shown or not, as if every slot were seen: the effect is then too small, by
-        E[θ | shown].
+        With another θ̂ than the true one, the scores' mean given x is τ Cov(θ̂, θ) / Var(θ̂) over the slots of
+        the policy. So θ is needed up to a factor c only, and effects are then 1/c as large. With ones it is
+        shown or not, as if every slot were seen: the effect is then too small, by E[θ | shown].
+
+        Args:
+            data: the rows.
+            examination: numbers in [0, 1], or estimates (`examination_of`, each a `Measure`), which may err
+                out of that.
 
         Raises:
             BadInput: for another number of slots, a θ outside [0, 1], or a row whose dose was certain.
         """
-        theta = column("examination", examination)
+        theta, _ = examined(examination)
         if len(theta) != data.slots:
             raise BadInput(f"examination is of {len(theta)} slots, but the log has {data.slots}")
-        wrong = np.flatnonzero((theta < 0) | (theta > 1))
-        if len(wrong):
-            raise BadInput(f"examination of slot {wrong[0]} is {theta[wrong[0]]:g}, no chance in [0, 1]")
         dose = np.append(theta, 0.0)
         mean = data.chance @ dose
         variance = ((dose - mean[:, None]) ** 2 * data.chance).sum(1)
@@ -188,6 +197,23 @@ class Dose:
                 "cannot be told; leave such rows out, or log with a policy that explores"
             )
         return cls(dose[data.slot], mean, variance)
+
+
+def examined(examination: Any) -> tuple[Float[Array, " slot"], tuple[Measure, ...]]:
+    """Return θ of each slot, and the estimates that it comes from; none where it is known.
+
+    Raises:
+        BadInput: for a θ that is not finite, or a known one outside [0, 1].
+    """
+    several = isinstance(examination, Sequence) and len(examination) > 0
+    if several and all(isinstance(m, Measure) for m in examination):
+        found = tuple(examination)
+        return column("examination", [m.value for m in found]), found
+    theta = column("examination", examination)
+    wrong = np.flatnonzero((theta < 0) | (theta > 1))
+    if len(wrong):
+        raise BadInput(f"examination of slot {wrong[0]} is {theta[wrong[0]]:g}, no chance in [0, 1]")
+    return theta, ()
 
 
 def score(
@@ -227,169 +253,12 @@ def shown_or_not(data: Exposures) -> Measure:
     return measure(gap, influence, data.user, "shown less not shown")
 
 
-class ExposureEffect(BaseEstimator):  # type: ignore[misc]
-    """τ(x): what being seen adds to the outcome of a pair, from a log of slates with known chances.
-
-    Nuisances are cross-fitted by user: q̂(x) = E[y | x], a first τ̂ from (y - q̂) / (θ - m) with weights
-    (θ - m)², and p̂0 = q̂ - m τ̂. The scores ψ are then regressed on x with weights v.
-
-    >>> luck = np.random.default_rng(0)
-    >>> x, slot = luck.normal(size=(4000, 1)), luck.integers(0, 3, 4000)
-    >>> theta = np.array([1.0, 0.5])
-    >>> y = x[:, 0] + np.append(theta, 0.0)[slot] * 0.7 + luck.normal(size=4000)
-    >>> found = ExposureEffect(theta).fit(Exposures.of(x, slot, y, np.full((4000, 3), 1 / 3)))
-    >>> round(found.ate().value, 1), found.effect_at(x[:1], 1).shape
-    (0.7, (1,))
-
-    Args:
-        examination: θ of each slot, [slot]: known, from a click model, or from `examination_of`. Its own
-            error is in no standard error here.
-        outcome_model: of E[y | x]: any scikit-learn model or a ranker (`simlab.adapters.nuisance`); a
-            classifier for outcomes 0 and 1. By default linear regression on standardised features.
-        effect_model: of τ; a regressor that takes weights. By default the same.
-        folds: of cross-fitting, at least 2.
-        random_state: seed of folds and models.
-
-    Attributes:
-        scores_: ψ of each row of the log.
-        fold_: the fold of each row.
-    """
-
-    def __init__(
-        self,
-        examination: Any,
-        outcome_model: Any = None,
-        effect_model: Any = None,
-        *,
-        folds: int = 5,
-        random_state: int = 0,
-    ) -> None:
-        self.examination = examination
-        self.outcome_model = outcome_model
-        self.effect_model = effect_model
-        self.folds = folds
-        self.random_state = random_state
-
-    def fit(self, data: Exposures) -> "ExposureEffect":
-        """Learn from a log.
-
-        Raises:
-            BadInput: for doses that cannot be (`Dose.of`), fewer than 2 folds, or fewer users than folds.
-        """
-        dose = Dose.of(data, self.examination)
-        mass = weights(data.weight, len(data))
-        self.fold_ = deal(data, self.folds, Seed(self.random_state))
-        effect, baseline = np.zeros(len(data)), np.zeros(len(data))
-        for number in range(self.folds):
-            train, held = np.flatnonzero(self.fold_ != number), np.flatnonzero(self.fold_ == number)
-            usual = self._usual(data, mass, train)
-            off = dose.seen[train] - dose.mean[train]
-            some = np.abs(off) > LEAST**0.5
-            rough = (data.y[train] - usual(data.x[train]))[some] / off[some]
-            own = train[some]
-            model = fit_weighted(self._effects(), data.x[own], rough, mass[own] * off[some] ** 2)
-            effect[held] = np.asarray(model.predict(data.x[held]), dtype=np.float64).reshape(len(held))
-            baseline[held] = usual(data.x[held]) - dose.mean[held] * effect[held]
-        self.scores_ = score(data, dose, effect, baseline)
-        self.model_ = fit_weighted(self._effects(), data.x, self.scores_, mass * dose.variance)
-        self._data, self._dose, self._mass = data, dose, mass
-        self.n_features_in_ = data.x.shape[1]
-        return self
-
-    def effect(self, X: Any) -> Float[Array, " round"]:
-        """Return τ of each row: what being seen adds, in the outcome's unit.
-
-        Raises:
-            BadInput: for another number of features, or what is not finite.
-        """
-        check_is_fitted(self, "model_")
-        x = table("x", X)
-        if x.shape[1] != self.n_features_in_:
-            raise BadInput(f"the effect knows {self.n_features_in_} features, and these are {x.shape[1]}")
-        return np.asarray(self.model_.predict(x), dtype=np.float64).reshape(len(x))
-
-    def effect_at(self, X: Any, slot: int) -> Float[Array, " round"]:
-        """Return θ_k τ of each row: what showing the item at a slot adds.
-
-        Raises:
-            BadInput: for a slot that is none, and as `effect`.
-        """
-        theta = column("examination", self.examination)
-        if not 0 <= slot < len(theta):
-            raise BadInput(f"slot is {slot}, but slots run from 0 to {len(theta) - 1}")
-        found: Array = theta[slot] * self.effect(X)
-        return found
-
-    def ate(self) -> Measure:
-        """Return the mean of τ over all pairs of the log, with a standard error clustered by user.
-
-        A pair that the policy hardly ever shows has a score of large variance; `overlap_average` is sharper.
-        """
-        check_is_fitted(self, "model_")
-        return _mean(self.scores_, self._mass, self._data.user, "average effect of being seen")
-
-    def overlap_average(self) -> Measure:
-        """Return the mean of τ with weights v: over pairs in proportion to how open their slot was.
-
-        That is the average for which the log speaks loudest (overlap weights: Li, Morgan and Zaslavsky 2018,
-        "Balancing covariates via propensity score weighting").
-        """
-        check_is_fitted(self, "model_")
-        mass = self._mass * self._dose.variance
-        return _mean(self.scores_, mass, self._data.user, "overlap-weighted effect of being seen")
-
-    def _usual(self, data: Exposures, mass: Array, train: Array) -> Any:
-        """Fit E[y | x] and return it as a function."""
-        model = self.outcome_model
-        if model is None:
-            model = _linear()
-        made = seeded(model, self.random_state)
-        if not is_classifier(made):
-            found = fit_weighted(made, data.x[train], data.y[train], mass[train])
-            return lambda x: np.asarray(found.predict(x), dtype=np.float64).reshape(len(x))
-        wrong = np.flatnonzero(~np.isin(data.y, (0, 1)))
-        if len(wrong):
-            row = int(wrong[0])
-            raise BadInput(f"column y, row {row}: {data.y[row]:g}, but a classifier needs 0 or 1")
-        label = data.y[train].astype(np.int64)
-        if (label == label[0]).all():
-            return lambda x: np.full(len(x), float(label[0]))
-        sorted_ = fit_weighted(made, data.x[train], label, mass[train])
-        one = list(sorted_.classes_).index(1)
-        return lambda x: np.asarray(sorted_.predict_proba(x)[:, one], dtype=np.float64)
-
-    def _effects(self) -> Any:
-        return seeded(_linear() if self.effect_model is None else self.effect_model, self.random_state)
-
-
-def deal(data: Exposures, folds: int, seed: Seed) -> Int[Array, " round"]:
-    """Deal users to folds at random, whole; rows where there are no users.
-
-    Raises:
-        BadInput: for fewer than 2 folds, or fewer users or rows than folds.
-    """
-    if folds < 2:
-        raise BadInput(f"folds is {folds}, but a model that scores rows it has not seen needs at least 2")
-    whose = np.arange(len(data)) if data.user is None else data.user
-    many = int(whose.max()) + 1
-    if many < folds:
-        raise BadInput(
-            f"the log has {many} {'rows' if data.user is None else 'users'}, too few for {folds} folds"
-        )
-    place = np.arange(many) % folds
-    found: Array = seed.split("folds").numpy().permutation(place)[whose]
-    return found
-
-
-def _linear() -> Any:
-    from sklearn.linear_model import LinearRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    return make_pipeline(StandardScaler(), LinearRegression())
-
-
-def _mean(scores: Array, mass: Array, user: Array | None, name: str) -> Measure:
-    share = mass / mass.sum()
-    mean = float(share @ scores)
-    return measure(mean, share * (scores - mean), user, name)
+def _ids(name: str, values: Any, rows: int) -> Int[Array, " round"] | None:
+    """Return whole numbers, or None."""
+    if values is None:
+        return None
+    found = column(name, values, rows)
+    wrong = np.flatnonzero(found != np.floor(found))
+    if len(wrong):
+        raise BadInput(f"column {name}, row {wrong[0]}: {found[wrong[0]]:g} is not a whole number")
+    return found.astype(np.int64)

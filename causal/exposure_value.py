@@ -1,7 +1,5 @@
 """What a log of exposures says of slots and rankings: who looks where, and what another ranking brings."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,9 +9,8 @@ from torch import Tensor
 
 from causal.exposure import Exposures
 from causal.targeting.measure import Measure, column, measure, weights
-from simlab.context import Context
 from simlab.errors import BadInput
-from simlab.slates import Ranked, SlateDistribution
+from simlab.slates import SlateDistribution
 
 
 def examination_of(data: Exposures, *, baseline: Any = None, by: Any = None) -> tuple[Measure, ...]:
@@ -84,56 +81,43 @@ def expected_dose(distribution: SlateDistribution, examination: Any) -> Float[Te
 
 
 def ranking_gain(
-    data: Exposures, scores: Any, dose: Any, *, users: int | None = None, name: str = "gain of the ranking"
+    data: Exposures, scores: Any, dose: Any, *, slates: int | None = None, name: str = "gain of the ranking"
 ) -> Measure:
-    """Return what a ranking adds to a user's outcomes over showing nothing, from the log of another.
+    """Return what a ranking adds to the outcomes of a slate over showing nothing, from the log of another.
 
-    It is the mean over users of Σ_i d(u, i) ψ(u, i), with d the dose that the ranking gives to each pair
-    (`expected_dose`). ψ is unbiased for τ, so this is unbiased where doses add up: an item's effect does not
-    depend on what stands beside it (the additive, item-position model of Li et al. 2018, "Offline evaluation
-    of ranking policies with click models", KDD). The paired difference of two rankings is `a.minus(b)`.
+    It is the mean over slates of Σ_i d(u, i) ψ(u, i), with d the dose that the ranking gives to each pair
+    (`expected_dose`, `doses_of`). ψ is unbiased for τ, so this is unbiased where doses add up, that is where
+    an item's effect does not depend on what stands beside it (the additive, item-position model of Li et al.
+    2018, "Offline evaluation of ranking policies with click models", KDD), and where every pair that the
+    ranking may show is in the log. A factor on θ divides ψ and multiplies d: the gain needs θ only up to
+    that. The paired difference of two rankings is `a.minus(b)`.
 
     Args:
-        data: the log.
-        scores: ψ of each row (`ExposureEffect.scores_`).
+        data: the log; users are clusters.
+        scores: ψ of each row (`ExposureEffect.scores_`, or `scores` of a model of other rows).
         dose: d of each row. A ranking must come from other users than those that judge it.
-        users: how many users there were; by default those in the log.
+        slates: how many slates there were; by default those in the log.
         name: of the number.
 
     Raises:
-        BadInput: for a log without users, or columns that do not fit.
+        BadInput: for a log without users, fewer slates than the log has, or columns that do not fit.
     """
     if data.user is None:
-        raise BadInput("the gain of a ranking is by user, and this log says no users")
-    many = int(data.user.max()) + 1 if users is None else users
+        raise BadInput("the gain of a ranking clusters by user, and this log says no users")
+    whose = np.unique(data.user if data.slate is None else data.slate, return_inverse=True)[1]
+    rows_of = np.bincount(whose)
+    logged = len(rows_of)
+    many = logged if slates is None else slates
+    if many < logged:
+        raise BadInput(f"slates is {many}, but the log has {logged}")
     own = (
         weights(data.weight, len(data))
         * column("dose", dose, len(data))
         * column("scores", scores, len(data))
     )
-    each = np.bincount(data.user, own, minlength=many)
-    mean = float(each.sum() / many)
-    # A row's part in its user's deviation: what it brings, less the mean shared by the user's rows.
-    rows_of = np.bincount(data.user, minlength=many)
-    influence = (own - mean / rows_of[data.user]) / many
+    mean = float(own.sum() / many)
+    # A slate deviates by what it brings less the mean. Slates without rows deviate, too: with this share of
+    # the mean taken from the others, the sum of squares is that over all.
+    part = many / logged * (1 - np.sqrt(1 - logged / many))
+    influence = (own - part * mean / rows_of[whose]) / many
     return measure(mean, influence, data.user, name)
-
-
-@dataclass(frozen=True)
-class UpliftRanking:
-    """Sort candidates by their effect, not by how likely an outcome is; equal effects in random order.
-
-    Where examination falls with the slot it is the best slate of additive effects, by the rearrangement
-    inequality. Items of a negative effect are shown only where nothing better is left.
-
-    Attributes:
-        effect: τ of each candidate, [user cand], from what a policy may see.
-        name: in tables and logs.
-    """
-
-    effect: Callable[[Context], Float[Tensor, "user cand"]]
-    name: str = "uplift ranking"
-
-    def distribution(self, context: Context, slots: int) -> SlateDistribution:
-        """Return the ranking by effect."""
-        return Ranked(self.effect(context), slots, context.mask)

@@ -10,8 +10,10 @@ import torch
 from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.linear_model import LogisticRegression
 
-from causal.exposure import Dose, ExposureEffect, Exposures, deal, score, shown_or_not
-from causal.exposure_value import UpliftRanking, examination_of, expected_dose, ranking_gain
+from causal.exposure import Dose, Exposures, score, shown_or_not
+from causal.exposure_effect import ExposureEffect, deal
+from causal.exposure_policy import OfPairs, UpliftRanking, slate_by_effect
+from causal.exposure_value import examination_of, expected_dose, ranking_gain
 from envs.exposures import exposures, pair_features, seen_pairs
 from envs.rollout import roll
 from envs.users._promotion_spec import PromotionSpec
