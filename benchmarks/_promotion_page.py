@@ -195,8 +195,8 @@ DECILE_WORDS = (
     "the tenth's own 300 users. Coverage in per cent, the lowest tenth first."
 )
 DECILE_NOTES = (
-    "The mean over tenths is what a whole chart of deciles promises. With 270 logs, one tenth in fifty is "
-    "below 92 by luck where the coverage is 95. In heavy confounding that is not all: in some tenths few "
+    "The mean over tenths is what a whole chart of deciles promises. From 600 logs a coverage "
+    "of 95 is known to ± 0.9. In heavy confounding some tenths hold less often: in them few "
     "users of small chances carry the effect of 300, and chances that level off are missed. With hidden "
     "confounding every tenth is off; their order is still about right, because the hidden inclination moves "
     "purchases and not the effect."
