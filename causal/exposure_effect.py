@@ -39,7 +39,9 @@ class ExposureEffect(BaseEstimator):  # type: ignore[misc]
         random_state: seed of folds and models.
 
     Attributes:
-        scores_: ψ of each row of the log, from models of other folds.
+        effect_: τ̂ of each row of the log, a first guess by models of other folds.
+        baseline_: p̂0 of each row, likewise.
+        scores_: ψ of each row, from these guesses.
         fold_: the fold of each row.
     """
 
@@ -80,6 +82,7 @@ class ExposureEffect(BaseEstimator):  # type: ignore[misc]
             effect[held] = _predicted(model, data.x[held])
             baseline[held] = usual(data.x[held]) - dose.mean[held] * effect[held]
             self._guesses.append((usual, model))
+        self.effect_, self.baseline_ = effect, baseline
         self.scores_ = score(data, dose, effect, baseline)
         self.model_ = fit_weighted(self._effects(), data.x, self.scores_, mass * dose.variance)
         self._data, self._dose, self._mass = data, dose, mass
@@ -168,7 +171,8 @@ class ExposureEffect(BaseEstimator):  # type: ignore[misc]
             return measure(value, own, user, name)
         theirs = np.stack([m.influence for m in estimates], 1) @ slope
         same = estimates[0].user
-        if len(theirs) == len(own) and (user is same or np.array_equal(user, same)):  # None is None
+        alike = user is same if user is None or same is None else np.array_equal(user, same)
+        if alike and len(theirs) == len(own):
             return measure(value, own + theirs, user, name)
         whose, other = (
             np.arange(len(part)) if who is None else who for part, who in ((own, user), (theirs, same))

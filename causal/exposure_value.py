@@ -27,9 +27,10 @@ def examination_of(data: Exposures, *, baseline: Any = None, by: Any = None) -> 
 
     Args:
         data: a log whose every slot, and not being shown, has a chance in every row.
-        baseline: μ, learned on other rows, [round]; 0 by default. It takes off variance, never bias.
+        baseline: μ, learned on other rows, [round]; 0 by default. It takes off variance, never bias:
+            `baseline_` of an `ExposureEffect`, with any θ.
         by: h, a function of x learned on other rows, [round]; 1 by default. Where effects of both signs
-            cancel, an estimate of τ as h tells the ratios far better.
+            cancel, an estimate of τ as h tells the ratios far better: `effect_` of an `ExposureEffect`.
 
     Raises:
         BadInput: for a row without a chance of some slot, or an effect at the first slot that is not above

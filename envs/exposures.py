@@ -67,7 +67,8 @@ def exposures(
     """Show one slate to each of n new users, and note every pair of user and item that was shown.
 
     Of the pairs that were not shown a share is kept, drawn at random, and weighs for the others: sums over
-    pairs stay right on average.
+    pairs stay right on average. Pairs whose place was certain (an item that was no candidate, say) are not
+    there: their effect cannot be told.
 
     Args:
         world: the shop; the users are those of `world.reset`, and their luck that of its first step.
@@ -78,7 +79,7 @@ def exposures(
         first_user: id of the first user.
 
     Raises:
-        BadInput: for an argument out of its range.
+        BadInput: for an argument out of its range, or a policy that leaves nothing to chance.
     """
     if n < 1:
         raise BadInput(f"n is {n}, but there is at least one user")
@@ -90,6 +91,10 @@ def exposures(
     ]
     names = ("user", "item", "X", "slot", "Y", "chance", "weight", "baseline", "cate")
     columns: dict[str, Any] = {k: torch.cat([p[k] for p in parts]).cpu() for k in names}
+    if not len(columns["Y"]):
+        raise BadInput(
+            f"{policy.name} leaves no pair of user and item to chance, so no effect can be told from its log"
+        )
     theta = world.examination().double().cpu()
     return ExposureLog(**columns, examination=theta, users=n, feature_names=pair_names(world))
 
@@ -149,7 +154,8 @@ def _some(
     chance = torch.cat([chance, (1 - chance.sum(2, keepdim=True)).clamp(0, 1)], 2)
     luck = seed.split("kept").at(state.user, state.step).uniform("kept", items)
     shown = place < slots
-    user, item = (shown | (luck < unshown)).nonzero(as_tuple=True)
+    open_ = chance.amax(2) < 1 - 1e-9
+    user, item = (open_ & (shown | (luck < unshown))).nonzero(as_tuple=True)
     groups = world.groups(state)
     return {
         "user": state.user[user], "item": item,

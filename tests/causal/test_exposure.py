@@ -12,7 +12,7 @@ from sklearn.linear_model import LogisticRegression
 
 from causal.exposure import Dose, Exposures, score, shown_or_not
 from causal.exposure_effect import ExposureEffect, deal
-from causal.exposure_policy import OfPairs, UpliftRanking, slate_by_effect
+from causal.exposure_policy import OfPairs, UpliftRanking
 from causal.exposure_value import examination_of, expected_dose, ranking_gain
 from envs.exposures import exposures, pair_features, seen_pairs
 from envs.rollout import roll
@@ -241,16 +241,9 @@ def test_sorting_by_the_true_effect_is_the_best_slate_and_a_learned_one_beats_pr
     shown = data.shown
     buys = LogisticRegression(max_iter=1000).fit(data.x[shown], data.y[shown])
 
-    def on_pairs(predict: Any) -> Any:
-        def scored(context: Context) -> torch.Tensor:
-            x = seen_pairs(world, context)
-            found = predict(x.reshape(-1, x.shape[2]).numpy())
-            return torch.from_numpy(np.asarray(found)).view(x.shape[:2])
-
-        return scored
-
-    uplift = UpliftRanking(on_pairs(model.effect))
-    probability = UpliftRanking(on_pairs(lambda x: buys.predict_proba(x)[:, 1]), "probability")
+    features = partial(seen_pairs, world)
+    uplift = UpliftRanking(OfPairs(model.effect, features))
+    probability = UpliftRanking(OfPairs(lambda x: buys.predict_proba(x)[:, 1], features), "probability")
     first, second = (
         roll(world, p, 400, Seed(13), first_user=10**6, steps=5).reward.sum(0).tolist()
         for p in (uplift, probability)
