@@ -45,8 +45,8 @@ def weight_key(model: Any) -> str | None:
 
     A pipeline hands them to its last step, and a search to the model that it tunes. A model that has models
     inside it (a stack, a vote, a calibration) takes weights only if each of those does under the plain name;
-    else scikit-learn drops them inside with a warning, or stops. One with `routes_weights = True` hands them on
-    by itself.
+    else scikit-learn drops them inside with a warning, or stops. One with `routes_weights = True` hands
+    them on by itself.
 
     >>> from sklearn.linear_model import Ridge
     >>> from sklearn.pipeline import make_pipeline
