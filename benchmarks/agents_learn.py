@@ -82,19 +82,22 @@ LONG: dict[str, Any] = {
     "num_envs": 512, "n_steps": 128, "batch_size": 8192, "gamma": 1.0, "gae_lambda": 1.0,
     "reward_scale": 0.05, "ent_coef": 1e-3, "per_slot": False,
     "learning_rate": 3e-3, "final_learning_rate": 1e-4,
-    "policy_kwargs": {"ranker": "bilinear", "spec": {"past": 0, "dim": 64, "layers": [64]}},
+    "policy_kwargs": {"ranker": "bilinear", "spec": {"past": 0, "dim": 64, "layers": [64]}, "tally": True},
 }  # fmt: skip
-"""Time is hidden: any discount hides its worth, and a critic that guesses it from the interests misleads, so
-returns are whole (λ = 1, long roll-outs). One item at most is clicked, so slots answer together."""
+"""The budget is hidden, and any discount hides its worth, so returns are whole (γ = λ = 1, long roll-outs). A
+critic that counts knows what is left. One item at most is clicked, so slots answer together."""
 SLATEQ: dict[str, Any] = {
     "num_envs": 128, "batch_size": 2048, "gamma": 0.995, "reward_scale": 0.25, "tau": 0.02, "target_every": 1,
     "explore": (1.0, 0.02, 0.2), "learning_rate": 1e-3, "final_learning_rate": 1e-4,
     "policy_kwargs": {"spec": {"past": 0, "spread": 0.01}},
 }  # fmt: skip
+COUNTS: dict[str, Any] = {**SLATEQ, "gamma": 1.0, "options": {"tally": True}}
 RUNS: dict[tuple[str, str], tuple[int, dict[str, Any]]] = {
     ("interest", "slateq"): (700_000, SLATEQ),
     ("interest", "slateq without null"): (700_000, {**SLATEQ, "options": {"null": False}}),
-    ("interest", "ppo"): (20_000_000, LONG),
+    ("interest", "slateq with a tally"): (700_000, COUNTS),
+    ("interest", "ppo"): (6_000_000, {**LONG, "policy_kwargs": {**LONG["policy_kwargs"], "tally": False}}),
+    ("interest", "ppo with a tally"): (6_000_000, LONG),
     ("bored", "ppo"): (6_000_000, BORED),
     ("bored", "ppo with groups"): (2_000_000, COUNTED),
     ("bored", "a2c"): (1_500_000, ROLLED),

@@ -109,6 +109,7 @@ class Context:
         mask: True where the candidate may be shown.
         popularity: what everyone sees of each candidate's popularity (a share, view count or 0), if anything.
         categories: what is known of the user and the moment as categories (gender, hour), -1 where unknown.
+        tally: what a critic wants counted of the episode so far (`agents.core.tally`); no policy reads it.
     """
 
     user: Int[Tensor, " user"]
@@ -119,6 +120,7 @@ class Context:
     mask: Bool[Tensor, "user cand"]
     popularity: Float[Tensor, "user cand"] | None = None
     categories: Int[Tensor, "user field"] | None = None
+    tally: Float[Tensor, "user sum"] | None = None
 
     def __len__(self) -> int:
         """Return B, the number of rows."""

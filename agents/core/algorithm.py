@@ -16,7 +16,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
-from agents.core.rows import WorldRows, check_context, rows_of, world_of
+from agents.core.rows import Step, WorldRows, check_context, rows_of, world_of
 from agents.core.saving import (
     file_of,
     filled,
@@ -56,6 +56,7 @@ class SlateAlgorithm(BaseAlgorithm):
 
     policy: Any
     tensors: bool = True
+    reward_scale: float = 1.0
     _rows: Any = None
     _context: Context | None = None
     _luck: torch.Generator | None = None
@@ -88,7 +89,7 @@ class SlateAlgorithm(BaseAlgorithm):
         if self._rows is None:
             assert self.env is not None
             self._rows = rows_of(self.env, self.users_seed(), past, self.device, self.tensors)
-            self._context = self._rows.reset()
+            self._context = self._untold(self._rows.reset())
             n = self.env.num_envs
             self._returns = torch.zeros(n, device=self.device)
             self._lengths = torch.zeros(n, device=self.device)
@@ -146,6 +147,24 @@ class SlateAlgorithm(BaseAlgorithm):
         self._returns, self._lengths = returns.masked_fill(done, 0.0), lengths.masked_fill(done, 0.0)
         return done, returns, lengths
 
+    def tallied(self, context: Context, columns: Tensor, step: Step) -> Step:
+        """Return the step with the sums of its users, where a critic wants them."""
+        tally = getattr(self.policy, "tally", None)
+        if tally is None:
+            return step
+        assert context.tally is not None
+        found = context.tally + tally.more(context, columns, step.click, step.reward * self.reward_scale)
+        fresh = found.masked_fill(step.done.unsqueeze(1), 0.0)
+        now, last = replace(step.context, tally=fresh), replace(step.last, tally=found)
+        return replace(step, context=now, last=last)
+
+    def _untold(self, context: Context, tally: Tensor | None = None) -> Context:
+        """Return the context of new users, or of those with these sums, where a critic wants them."""
+        count = getattr(self.policy, "tally", None)
+        if count is None:
+            return context
+        return replace(context, tally=count.start(len(context)) if tally is None else tally)
+
     def check_finite(self, loss: float) -> None:
         """Stop a training that diverged, with the last good weights.
 
@@ -196,6 +215,8 @@ class SlateAlgorithm(BaseAlgorithm):
         extra = flat_tensors(rows.state, "state")
         extra |= {"luck": self.luck.get_state(), "torch": torch.get_rng_state()}
         extra |= {"returns": self._returns, "lengths": self._lengths}
+        if self._context is not None and self._context.tally is not None:
+            extra["tally"] = self._context.tally
         extra |= {f"more.{k}": v for k, v in self._more().items()}
         self._write(
             path,
@@ -230,7 +251,8 @@ class SlateAlgorithm(BaseAlgorithm):
         self._restore(where, tensors, facts)
         state = {k: v.to(self.device) for k, v in tensors.items() if k.startswith("state.")}
         rows.state, rows.seed = filled(rows.state, state, "state"), Seed(int(facts["users"]))
-        self._context = rows._see(rows.state)
+        kept = tensors.get("tally")
+        self._context = self._untold(rows._see(rows.state), None if kept is None else kept.to(self.device))
         self.luck.set_state(tensors["luck"])
         torch.set_rng_state(tensors["torch"])
         self._returns, self._lengths = tensors["returns"].to(self.device), tensors["lengths"].to(self.device)

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from agents.core.choice import Choice
+from agents.core.tally import tally_of
 from simlab.adapters._state import ValueHead, copied, full, state_width
 from simlab.context import PAD, Catalog, Context, Field
 from simlab.errors import BadInput, nearest
@@ -72,6 +73,9 @@ class SlateNetwork(nn.Module):
     With groups, an item's logit falls with every item of its group above it: φ_g(n) = δ_g1(s) + … + δ_gn(s),
     with δ a linear head on the actor's state that starts at zero (`simlab.slates.GroupedPlackettLuce`).
 
+    With a tally, F also knows what happened so far in the episode (`agents.core.tally`); the actor and the
+    b_k do not.
+
     Args:
         ranker: scores the candidates; it is used, not copied.
         slots: K.
@@ -79,6 +83,7 @@ class SlateNetwork(nn.Module):
         hidden: widths of the critics' layers.
         slot_values: whether there are b_k; without them V = F.
         groups: a category of each item (the first counts); None to choose by logits alone.
+        tally: how many sums of `Context.tally` F reads.
         seed: of the critics' first weights.
 
     Raises:
@@ -94,6 +99,7 @@ class SlateNetwork(nn.Module):
         hidden: tuple[int, ...] = (64,),
         slot_values: bool = True,
         groups: Field | None = None,
+        tally: int = 0,
         seed: Seed = Seed(0),
     ) -> None:
         super().__init__()
@@ -109,7 +115,8 @@ class SlateNetwork(nn.Module):
                     if isinstance(module, nn.Linear):
                         module.reset_parameters()
         width = state_width(ranker)
-        self.future = ValueHead(width, hidden, seed.split("future"))
+        self.tally = tally
+        self.future = ValueHead(width, hidden, seed.split("future"), beside=tally)
         self.slot = ValueHead(width, hidden, seed.split("slot"), outputs=slots) if slot_values else None
         self.steps: ValueHead | None = None
         if groups is not None and slots > 1:
@@ -163,7 +170,7 @@ class SlateNetwork(nn.Module):
         assert state is not None
         if self.body == "detached":
             state = state.detach()
-        future: Tensor = self.future(state)
+        future: Tensor = self.future(state, tally_of(context, self.tally) if self.tally else None)
         if self.slot is None:
             return future, future.new_zeros(len(state), self.slots)
         slot: Tensor = self.slot(state)

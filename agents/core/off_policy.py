@@ -314,7 +314,7 @@ class SlateOffPolicy(SlateAlgorithm, OffPolicyAlgorithm):
         for _ in range(steps):
             context = self._context
             columns = self.act(context)
-            step = rows.step(columns)
+            step = self.tallied(context, columns, rows.step(columns))
             if not bool(step.reward.isfinite().all()):
                 row = int((~step.reward.isfinite()).nonzero()[0])
                 raise BadInput(

@@ -123,7 +123,7 @@ class SlateOnPolicy(SlateAlgorithm, OnPolicyAlgorithm):
         for _ in range(n_rollout_steps):
             with torch.no_grad():
                 columns, log_prob = self._drawn(self.network.choice(context))
-            step = rows.step(columns)
+            step = self.tallied(context, columns, rows.step(columns))
             seen.append(context)
             slates.append(columns)
             chances.append(log_prob)

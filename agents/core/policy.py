@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from agents.core.choice import Choice
 from agents.core.networks import SlateNetwork, build_ranker, known_settings
 from agents.core.rows import context_of, n_items_of, slots_of
+from agents.core.tally import Tally
 from simlab.context import Catalog, Context, Field
 from simlab.errors import BadInput, nearest
 from simlab.seeds import Seed
@@ -104,6 +105,8 @@ class SlateActorCriticPolicy(ActorCriticPolicy):
         slot_values: whether each slot has a baseline of its own.
         groups: a categorical field of the catalogue (by its name): an item's logit falls, by what is learned,
             with every item of the same category above it. An item counts by its first category.
+        tally: whether the critic knows what happened so far in an episode; see `agents.core.tally.Tally`. For
+            the learners of this package alone: stable-baselines3 does not count.
         network_seed: of the first weights.
         **stock: what every policy of stable-baselines3 takes.
 
@@ -112,6 +115,7 @@ class SlateActorCriticPolicy(ActorCriticPolicy):
     """
 
     network: SlateNetwork
+    tally: Tally | None
 
     def __init__(
         self,
@@ -126,6 +130,7 @@ class SlateActorCriticPolicy(ActorCriticPolicy):
         hidden: tuple[int, ...] = (64,),
         slot_values: bool = False,
         groups: str | None = None,
+        tally: bool = False,
         network_seed: int = 0,
         **stock: Any,
     ) -> None:
@@ -138,15 +143,16 @@ class SlateActorCriticPolicy(ActorCriticPolicy):
             )
         if catalog is not None:
             self.n_items = catalog.n_items
-        self._made = (ranker, spec, catalog, body, hidden, slot_values, groups, network_seed)
+        self._made = (ranker, spec, catalog, body, hidden, slot_values, groups, tally, network_seed)
         super().__init__(observation_space, action_space, lr_schedule, **stock)
 
     def _build(self, lr_schedule: Any) -> None:
-        family, spec, catalog, body, hidden, slot_values, groups, number = self._made
+        family, spec, catalog, body, hidden, slot_values, groups, tally, number = self._made
         space, seed = self.observation_space, Seed(number)
         assert isinstance(space, spaces.Dict)
         width = space["features"].shape[0] if "features" in space.spaces else 0  # type: ignore[index]
         ranker = build_ranker(family, spec, self.n_items, width, catalog, seed.split("ranker"))
+        self.tally = Tally(catalog) if tally else None
         self.network = SlateNetwork(
             ranker,
             self.slots,
@@ -154,6 +160,7 @@ class SlateActorCriticPolicy(ActorCriticPolicy):
             hidden=tuple(hidden),
             slot_values=slot_values,
             groups=None if groups is None else category(catalog, groups),
+            tally=0 if self.tally is None else self.tally.width,
             seed=seed.split("critics"),
         )
         self.action_dist = PlackettLuceDistribution(self.slots)

@@ -13,7 +13,7 @@ from simlab.errors import BadInput
 
 BETA = 0.4
 """How much of the priorities' bias the weights take back by default."""
-_WHERE = ("features", "history", "feedback", "candidates", "mask")
+_WHERE = ("features", "history", "feedback", "candidates", "mask", "tally")
 
 
 @dataclass(frozen=True)
@@ -96,6 +96,8 @@ class SlateReplay:
         for prefix, seen in (("", context), ("next.", step.last)):
             for name in _WHERE:
                 value = getattr(seen, name)
+                if value is None:  # nobody counts
+                    continue
                 if (
                     value.dim() == 2
                     and value.stride(0) == 0
@@ -211,6 +213,6 @@ class SlateReplay:
             if key in self.kept:
                 value = self.kept[key][step, user]
                 found[name] = value.long() if value.dtype == torch.int32 else value
-            else:
+            elif key in self.shared:
                 found[name] = self.shared[key].expand(len(step), -1)
         return Context(user=torch.zeros_like(step), **found)

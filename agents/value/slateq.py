@@ -11,6 +11,7 @@ from torch.nn import functional
 from agents.core.agent import SlateAgent
 from agents.core.off_policy import SlateBasePolicy, SlateOffPolicy
 from agents.core.replay import BETA, Batch
+from agents.core.tally import Tally, tally_of
 from agents.maths.best_slate import dinkelbach, greedy, top_k
 from agents.maths.slateq import chosen_slot, chosen_value, slate_value, slateq_target
 from simlab.adapters._state import ValueHead, state_width
@@ -31,8 +32,8 @@ class SlateQPolicy(SlateBasePolicy):
 
     def build(self) -> None:
         """Make the networks."""
-        self.check_options("clicks", "optimiser", "null")
-        options = {"clicks": "one", "optimiser": "exact", "null": True, **self.options}
+        self.check_options("clicks", "optimiser", "null", "tally")
+        options = {"clicks": "one", "optimiser": "exact", "null": True, "tally": False, **self.options}
         self.clicks, self.optimiser, self.null_item = (options[k] for k in ("clicks", "optimiser", "null"))
         for name, among in (("clicks", CLICKS), ("optimiser", OPTIMISERS)):
             if options[name] not in among:
@@ -42,6 +43,15 @@ class SlateQPolicy(SlateBasePolicy):
         ranker = self.new_ranker("values")
         self.q = QNetwork(ranker)
         self.none = ValueHead(state_width(ranker), self.hidden, self.seed.split("null"))
+        self.tally: Tally | None = None
+        self.late: ValueHead | None = None
+        if options["tally"]:
+            if not self.null_item:
+                raise BadInput("a tally moves all values alike, the null item's too, so it needs null")
+            self.tally = Tally(self.catalog)
+            width, beside = state_width(ranker), self.tally.width
+            self.late = ValueHead(width, self.hidden, self.seed.split("tally"), beside=beside)
+        self.late_target = None if self.late is None else deepcopy(self.late).requires_grad_(False)
         self.choice = self.new_ranker("choice")
         # θ_k as a logit, at first .88; for one click, slots do not matter.
         self.slot = torch.nn.Parameter(torch.full((self.slots,), 2.0), requires_grad=self.clicks == "many")
@@ -52,10 +62,18 @@ class SlateQPolicy(SlateBasePolicy):
         self, context: Context, target: bool = False
     ) -> tuple[Float[Tensor, "user cand"], Float[Tensor, " user"]]:
         """Return Q̄(s, i) of the candidates and Q̄(s, null)."""
-        q, none = (self.q_target, self.none_target) if target else (self.q, self.none)
+        q, none, late = (
+            (self.q_target, self.none_target, self.late_target) if target else (self.q, self.none, self.late)
+        )
         state = q.encode(context)
         null: Tensor = none(state)
-        return q(context, state), null if self.null_item else torch.zeros_like(null)
+        null = null if self.null_item else torch.zeros_like(null)
+        value = q(context, state)
+        # Nothing is counted where slates are chosen: what moves all values alike is not needed there.
+        if late is None or self.tally is None or context.tally is None:
+            return value, null
+        more: Tensor = late(state, tally_of(context, self.tally.width))
+        return value + more.unsqueeze(1) if self.clicks == "one" else value, null + more
 
     def log_odds(self, context: Context) -> Float[Tensor, "user cand"]:
         """Return log v(s, i); the null item's is 0."""
@@ -120,13 +138,18 @@ class SlateQ(SlateOffPolicy):
     adds, with P(click k) = θ_k α(s, a_k), α = σ(log v), and θ_k learned. It takes the future to be additive
     in the clicks, which is an approximation; then the K largest α Q̄ are the best slate, in the order of θ.
 
+    With a tally, U(s, n) is added to Q̄ of every item and of the null item, n being what happened so far in
+    the episode (`agents.core.tally`). It moves all slates of a state alike, so acting does without it, and
+    the policy asks nothing more of its users; the values of what follows a choice differ by what it cost.
+
     Source: Ie et al. (2019), "SlateQ: a tractable decomposition for reinforcement learning with
     recommendation sets", IJCAI, equations 11 to 17 (the extended version, arXiv:1905.12767). Differs: their
     code leaves the null item's value out; ours has it (`options={"null": False}` leaves it out). Their
     optimisers are a linear programme, greedy and top-k; ours is exact without one.
 
     Args:
-        options: `clicks` ("one" or "many"), `optimiser` ("exact", "greedy", "top_k") and `null`.
+        options: `clicks` ("one" or "many"), `optimiser` ("exact", "greedy", "top_k"), `null` and
+            `tally`.
         **settings: see `SlateOffPolicy`.
     """
 
@@ -168,11 +191,14 @@ class SlateQ(SlateOffPolicy):
         """Move the target networks."""
         if self._n_updates % self.target_every == 0:
             self.policy.q_target.soft_update(self.policy.q, self.tau)
+            policy = self.policy
+            pairs = ((policy.none_target, policy.none), (policy.late_target, policy.late))
             with torch.no_grad():
-                for mine, theirs in zip(
-                    self.policy.none_target.parameters(), self.policy.none.parameters(), strict=True
-                ):
-                    mine.lerp_(theirs, self.tau)
+                for target, online in pairs:
+                    if target is None or online is None:
+                        continue
+                    for mine, theirs in zip(target.parameters(), online.parameters(), strict=True):
+                        mine.lerp_(theirs, self.tau)
 
 
 class SlateQAgent(SlateAgent):

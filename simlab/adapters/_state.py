@@ -80,11 +80,15 @@ class ValueHead(nn.Module):
         hidden: widths of the layers; none for a linear head.
         seed: of the first weights.
         outputs: how many numbers; with more than one, the value is [user output].
+        beside: how many more inputs there are, which the norm leaves as they are.
     """
 
-    def __init__(self, width: int, hidden: tuple[int, ...], seed: Seed, outputs: int = 1) -> None:
+    def __init__(
+        self, width: int, hidden: tuple[int, ...], seed: Seed, outputs: int = 1, beside: int = 0
+    ) -> None:
         super().__init__()
         layers: list[nn.Module] = [nn.LayerNorm(width)]
+        width += beside
         with torch.random.fork_rng(devices=[]):  # modules draw first weights from the global generator
             torch.default_generator.manual_seed(seed.value & ((1 << 63) - 1))
             for out in hidden:
@@ -95,7 +99,12 @@ class ValueHead(nn.Module):
         nn.init.zeros_(last.bias)
         self.layers = nn.Sequential(*layers, last)
 
-    def forward(self, state: Float[Tensor, "user dim"]) -> Float[Tensor, "user *output"]:
-        """Return a value for each state."""
-        value: Tensor = self.layers(state)
+    def forward(
+        self, state: Float[Tensor, "user dim"], beside: Float[Tensor, "user more"] | None = None
+    ) -> Float[Tensor, "user *output"]:
+        """Return a value for each state, and what else is known of it."""
+        if beside is None:
+            value: Tensor = self.layers(state)
+        else:
+            value = self.layers[1:](torch.cat([self.layers[0](state), beside], 1))
         return value.squeeze(1)
