@@ -71,6 +71,50 @@ def test_candidates_that_differ_by_row_keep_their_groups() -> None:
     assert group.tolist() == [[2, 0], [0, 1]]
 
 
+@pytest.mark.parametrize("grouped", [False, True])
+def test_what_groups_are_for(grouped: bool) -> None:
+    """Candidates drawn at each choice, and a second item of the same kind earns nothing: an exact answer.
+
+    The best slate holds the best item and the best of another kind. No logits say that without knowing the
+    other candidates: the best that they can do is to show the two best items, and that is what they learn.
+    """
+    n, luck = 12, Seed(5).torch()
+    kind, quality = torch.arange(n) % 2, torch.linspace(0.5, 1.5, n)
+    facts = torch.cat([quality.unsqueeze(1) - 1, torch.eye(2)[kind]], 1)
+    ranker = build_ranker("bilinear", {"past": 0}, n, 1, Catalog(facts), Seed(1))
+    groups = Field("kind", kind.unsqueeze(1), 2) if grouped else None
+    made = SlateNetwork(ranker, 2, groups=groups, seed=Seed(2))
+
+    def users(rows: int) -> Context:
+        drawn = torch.rand(rows, n, generator=luck).argsort(1)[:, :5]
+        return Context.of(torch.zeros(rows).long(), n, features=torch.ones(rows, 1), candidates=drawn)
+
+    def reward(context: Context, columns: torch.Tensor) -> torch.Tensor:
+        item = context.slate(columns)
+        return quality[item[:, 0]] + quality[item[:, 1]] * (kind[item[:, 0]] != kind[item[:, 1]])
+
+    optimizer = torch.optim.Adam(made.parameters(), 0.03)
+    for _ in range(150):
+        context = users(256)
+        choice = made.choice(context)
+        with torch.no_grad():
+            columns = choice.draw(luck)
+        earned = reward(context, columns)
+        loss = -((earned - earned.mean()) * choice.log_probs(columns, entropy=None)[0].sum(1)).mean()
+        optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        optimizer.step()
+    context = users(2000)
+    pairs = torch.tensor([[i, j] for i in range(5) for j in range(5) if i != j])
+    every = torch.stack([reward(context, pair.expand(2000, -1)) for pair in pairs])
+    two = quality[context.candidates].topk(2, dim=1).indices
+    best, top = float(every.max(0).values.mean()), float(reward(context, two).mean())
+    with torch.no_grad():
+        found = float(reward(context, made.choice(context).mode()).mean())
+    assert top < 0.9 * best
+    assert found > 0.99 * best if grouped else found < top + 0.02
+
+
 @pytest.mark.parametrize("kind", [SlatePPO, SlateA2C, SlateReinforce])
 def test_a_learner_learns_penalties_and_its_file_keeps_them(kind: Any, tmp_path: Path) -> None:
     world = make_world(WORLD)
