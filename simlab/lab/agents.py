@@ -36,7 +36,7 @@ _FIXED = {
 }
 """Of a learner of stable-baselines3: what the lab says, or what a command has no use for."""
 
-_NETWORKS = {"body": str, "hidden": tuple[int, ...]}
+_NETWORKS = {"body": str, "groups": str, "hidden": tuple[int, ...], "tally": bool}
 """Settings of a learner's networks, besides their ranker."""
 
 _NOT_SETTINGS = {"self", "spec", "state", "earned", "luck", "ranker"}

@@ -102,6 +102,8 @@ def test_every_agent_can_be_made_from_its_word(world: Feed, builder: Builder, wo
         ("ppo(ranker=two-towr)", "there is no ranker named two-towr; did you mean two-tower?"),
         ("ppo(ranker=two-tower(dims=3))", "ranker two-tower has no setting dims; did you mean dim?"),
         ("ppo(body=shard)", "not shard; did you mean shared?"),
+        ("ppo(groups=colour)", "a categorical field of the catalogue, and colour is none of them"),
+        ("ppo(tally=maybe)", "tally is 'maybe', but it is true or false"),
         ("ppo(policy_kwargs=3)", "policy ppo has no argument policy_kwargs"),
         ("ppo(learning_rate=-1)", "policy ppo(learning_rate=-1) cannot be built (ValueError"),
         ("linucb(alpha=-1)", "policy linucb(alpha=-1): alpha is at least 0, not -1.0"),
@@ -174,6 +176,7 @@ def test_an_agent_learns_as_in_python(world: Feed, builder: Builder) -> None:
             "ppo(n_steps=3, hidden=[8], batch_size=24)",
             PPOAgent(n_steps=3, batch_size=24, policy_kwargs={"hidden": (8,)}),
         ),
+        ("ppo(tally=true, n_steps=3)", PPOAgent(n_steps=3, policy_kwargs={"tally": True})),
     ):
         made: Any = agent.learn(world, 16, 3, Seed(0).split("learn"))
         mine = builder.build(parse(text)).distribution(context, 2)
