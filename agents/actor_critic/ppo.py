@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from agents.core.agent import SlateAgent
 from agents.core.algorithm import known_seed, linear, same_names, with_catalog
+from agents.core.inner import Scorer
 from agents.core.on_policy import Nothing, Rollout, SlateOnPolicy
 from agents.core.policy import SlateActorCriticPolicy
 from agents.core.rows import slots_of
@@ -196,7 +197,7 @@ class SlatePPO(SlateOnPolicy, PPO):
 
     def _loss(self, batch: Rollout) -> tuple[Float[Tensor, ""], Float[Tensor, " figure"]]:
         """Return the loss of a batch, and six figures about it."""
-        choice, future, slot = self.network(batch.context)
+        choice, future, slot = Scorer(self.network).everything(batch.context)
         log_prob, entropy = choice.log_probs(batch.columns, entropy="slots" if self.ent_coef else None)
         old = batch.log_prob
         if self.per_slot:

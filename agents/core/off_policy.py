@@ -283,13 +283,24 @@ class SlateOffPolicy(SlateAlgorithm, OffPolicyAlgorithm):
         """Return slates to learn from: a uniform one with probability ε for each user."""
         n, slots = len(context), self.policy.slots
         rate = 1.0 if self.num_timesteps < self.learning_starts else self.exploring()
-        random = Uniform(context.mask, slots).sample(self.luck)
         if rate >= 1:
-            return random
+            return Uniform(context.mask, slots).sample(self.luck)
+        dice = torch.rand(n, generator=self.luck, device=self.device) < rate
         with torch.no_grad():
-            best = self.policy.distribution(context, slots).sample(self.luck)
-        dice = torch.rand(n, 1, generator=self.luck, device=self.device) < rate
-        return torch.where(dice, random, best)
+            if self.device.type != "cpu":  # to count rows is to wait there
+                best = self.policy.distribution(context, slots).sample(self.luck)
+                random = Uniform(context.mask, slots).sample(self.luck)
+                return torch.where(dice.unsqueeze(1), random, best)
+            columns = torch.zeros(n, slots, dtype=torch.long)
+            for rows, kind in ((dice, self._uniform), (~dice, self.policy.distribution)):
+                some = rows.nonzero().squeeze(1)
+                if len(some):
+                    columns[some] = kind(context.rows(some), slots).sample(self.luck)
+        return columns
+
+    @staticmethod
+    def _uniform(context: Context, slots: int) -> SlateDistribution:
+        return Uniform(context.mask, slots)
 
     def collect_rollouts(
         self,

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from agents.core.algorithm import SlateAlgorithm
 from agents.core.choice import Choice
+from agents.core.inner import Scorer, drawn
 from agents.core.networks import SlateNetwork
 from agents.core.policy import SlateActorCriticPolicy
 from agents.core.rows import stacked
@@ -91,8 +92,7 @@ class SlateOnPolicy(SlateAlgorithm, OnPolicyAlgorithm):
 
     def draw(self, choice: Choice) -> tuple[Int[Tensor, "user slot"], Float[Tensor, "user slot"]]:
         """Return slates to learn from, and the log-probability of each slot given those above it."""
-        columns = choice.draw(self.luck)
-        return columns, choice.log_probs(columns, entropy=None)[0]
+        return drawn(choice, self.luck)
 
     def _drawn(self, choice: Choice) -> tuple[Int[Tensor, "user slot"], Float[Tensor, "user slot"]]:
         """Return what `draw` does; stop as at a bad loss where weights that blew up left nothing to draw."""
@@ -120,9 +120,10 @@ class SlateOnPolicy(SlateAlgorithm, OnPolicyAlgorithm):
         assert context is not None
         check_slots(context.mask, self.policy.slots)
         seen, slates, chances, steps, ends = [], [], [], [], []
+        scorer = Scorer(self.network)
         for _ in range(n_rollout_steps):
             with torch.no_grad():
-                columns, log_prob = self._drawn(self.network.choice(context))
+                columns, log_prob = self._drawn(scorer.choice(context))
             step = self.tallied(context, columns, rows.step(columns))
             seen.append(context)
             slates.append(columns)

@@ -123,6 +123,8 @@ def dinkelbach(
     """
     rows, cands = odds.shape
     _check_slots(slots, cands)
+    if mask is not None and mask.stride() == (0, 0) and bool(mask[:1, :1].all()):
+        mask = None  # one flag for all: nothing is masked
     per_slot = odds.new_ones(slots) if weight is None else weight[:slots].to(odds.dtype)
     down = per_slot.sort(descending=True).values
     at_once = max(1, CACHE // cands) if odds.device.type == "cpu" else max(1, rows)
@@ -138,6 +140,7 @@ def dinkelbach(
                 torch.empty_like(odds[i : i + at_once]),
                 down,
                 exactly,
+                exactly and weight is None,
             ),
             iterations,
         )
@@ -161,6 +164,8 @@ class _Rows:
     work: Float[Tensor, "user cand"]
     weight: Float[Tensor, " slot"]
     exactly: bool
+    plain: bool = False
+    """K items without weights: only which items they are matters."""
 
     def first(self, few: int) -> "_Rows":
         """Return the same users with their first candidates, of which at most K may be chosen.
@@ -187,9 +192,15 @@ class _Rows:
 
     def step(self, rate: Float[Tensor, " user"]) -> tuple[Tensor, Tensor]:
         """Return the columns of the K largest v (q − λ), and Newton's next λ."""
+        return self.next(rate, self.index(rate))
+
+    def index(self, rate: Float[Tensor, " user"]) -> Float[Tensor, "user cand"]:
+        """Return v (q − λ), in a table that is used again."""
         index = torch.sub(self.value, rate.unsqueeze(1), out=self.work).mul_(self.odds)
-        if self.cap is not None:
-            torch.minimum(index, self.cap, out=index)
+        return index if self.cap is None else torch.minimum(index, self.cap, out=index)
+
+    def next(self, rate: Float[Tensor, " user"], index: Float[Tensor, "user cand"]) -> tuple[Tensor, Tensor]:
+        """Return the columns of the K largest of the index at λ, and Newton's next λ."""
         index, columns = _largest(index, len(self.weight))
         shown = self.odds.gather(1, columns)
         if not self.exactly:
@@ -215,6 +226,45 @@ def _solve(every: _Rows, iterations: int) -> tuple[Int[Tensor, "user slot"], Flo
         head = every.first(few)
         for _ in range(GUESSES):
             guess = head.step(guess)[1]
+    solve = _compared if every.plain and every.odds.device.type == "cpu" else _newton
+    columns, best = solve(every, guess, iterations)
+    return every.ordered(columns, best), best
+
+
+def _compared(
+    every: _Rows, guess: Float[Tensor, " user"], iterations: int
+) -> tuple[Int[Tensor, "user slot"], Float[Tensor, " user"]]:
+    """Go on from a guess until no other item has a larger v (q - λ) than one of the slate.
+
+    That a slate is the best at its own λ is cheaper to see than a better one is to find.
+    """
+    columns, best = every.step(guess)
+    rows, at = every, torch.arange(len(best))
+    for _ in range(iterations):
+        mine, rate = (columns, best) if len(at) == len(best) else (columns[at], best[at])
+        index = rows.index(rate)
+        shown = index.gather(1, mine)
+        other = index.scatter_(1, mine, -torch.inf).amax(1)
+        going = (other > shown.amin(1)).nonzero().squeeze(1)
+        if not len(going):
+            break
+        index.scatter_(1, mine, shown)
+        if 2 * len(going) < len(at):
+            index, rows, at = index.index_select(0, going), rows.take(going), at[going]
+            mine, rate = mine[going], rate[going]
+        new_columns, new = rows.next(rate, index)
+        risen = new > rate
+        columns[at] = new_columns.where(risen.unsqueeze(1), mine)
+        best[at] = new.where(risen, rate)
+        if not bool(risen.any()):
+            break
+    return columns, best
+
+
+def _newton(
+    every: _Rows, guess: Float[Tensor, " user"], iterations: int
+) -> tuple[Int[Tensor, "user slot"], Float[Tensor, " user"]]:
+    """Go on from a guess until no λ rises."""
     columns, best = every.step(guess)
     rows, at, mine, rate = every, torch.arange(len(best), device=best.device), columns, best
     for i in range(iterations):
@@ -228,8 +278,7 @@ def _solve(every: _Rows, iterations: int) -> tuple[Int[Tensor, "user slot"], Flo
             if 2 * len(going) < len(rate):
                 columns, best = columns.index_copy(0, at, mine), best.index_copy(0, at, rate)
                 rows, at, mine, rate = rows.take(going), at[going], mine[going], rate[going]
-    columns, best = columns.index_copy(0, at, mine), best.index_copy(0, at, rate)
-    return every.ordered(columns, best), best
+    return columns.index_copy(0, at, mine), best.index_copy(0, at, rate)
 
 
 def _largest(score: Float[Tensor, "user cand"], slots: int) -> tuple[Tensor, Tensor]:

@@ -10,24 +10,15 @@ Sums over what is left at a slot start from what is never shown, and add the sho
 up. So nothing is the difference of two large sums, and gaps of any size between logits are safe.
 """
 
-import math
-from collections.abc import Iterator
 from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from simlab.errors import BadInput
+from agents.maths._draws import Inversion, race
+from agents.maths._tables import FLOOR, Product, Table
 
-FLOOR = -1e30
-"""Stands for -inf inside: zero times it is zero, not NaN."""
-LOWEST = -80.0
-"""Candidates this far below the best of the never shown have no weight among these (e^-80 is 2e-35)."""
-CACHE = 1 << 17
-"""Numbers of logits that are worked off together on a CPU."""
-DRAWS = 6
-"""Draws with replacement beyond the slots that a first round makes."""
 RACE_BELOW = 12
 """Candidates per slot below which noise for every candidate is cheaper than drawing with replacement."""
 
@@ -35,7 +26,7 @@ Entropy = Literal["slots", "first", "slate"]
 
 
 def slot_log_probs(
-    logits: Float[Tensor, "user cand"],
+    logits: Float[Tensor, "user cand"] | Product,
     columns: Int[Tensor, "user slot"],
     entropy: Entropy | None = "slots",
 ) -> tuple[Float[Tensor, "user slot"], Float[Tensor, " user"]]:
@@ -52,13 +43,12 @@ def slot_log_probs(
     - None: zeros without a gradient; the cost is saved.
 
     Args:
-        logits: scores, -inf where a candidate may not be shown; the gradient there is exactly zero.
+        logits: scores, -inf where a candidate may not be shown; the gradient there is exactly zero. Of a
+            product the gradient goes to both factors, and nothing of the size of the logits is made.
         columns: slates without repeats. A masked candidate gets -inf, and passes no gradient on.
         entropy: which entropy.
     """
-    if logits.dtype in (torch.float16, torch.bfloat16):
-        logits = logits.float()
-    log_prob, entropies = _Slots.apply(logits, columns, entropy is not None)  # type: ignore[no-untyped-call]
+    log_prob, entropies = _slots(logits, columns, entropy is not None)
     if entropy is None or entropy == "first":
         return log_prob, entropies[:, 0]
     if entropy == "slate":
@@ -67,11 +57,10 @@ def slot_log_probs(
 
 
 def slot_entropies(
-    logits: Float[Tensor, "user cand"], columns: Int[Tensor, "user slot"]
+    logits: Float[Tensor, "user cand"] | Product, columns: Int[Tensor, "user slot"]
 ) -> tuple[Float[Tensor, "user slot"], Float[Tensor, "user slot"]]:
     """Return log P(a_k | above) and H_k, the entropy of the softmax over what is left at slot k."""
-    log_prob, entropies = _Slots.apply(logits, columns, True)  # type: ignore[no-untyped-call]
-    return log_prob, entropies
+    return _slots(logits, columns, True)
 
 
 def entropy_surrogate(
@@ -104,6 +93,15 @@ def slate_entropy_surrogate(
     return slot_log_probs(logits, columns, "slate")[1]
 
 
+def _slots(logits: Tensor | Product, columns: Tensor, wanted: bool) -> tuple[Tensor, Tensor]:
+    """Work in single precision at least."""
+    given, vectors = (logits.state, logits.vectors) if isinstance(logits, Product) else (logits, None)
+    if given.dtype in (torch.float16, torch.bfloat16):
+        given, vectors = given.float(), None if vectors is None else vectors.float()
+    log_prob, entropies = _Slots.apply(given, vectors, columns, wanted)  # type: ignore[no-untyped-call]
+    return log_prob, entropies
+
+
 class _Slots(torch.autograd.Function):
     """Slot log-probabilities and slot entropies.
 
@@ -122,24 +120,29 @@ class _Slots(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, columns: Tensor, wanted: bool) -> tuple[Tensor, Tensor]:
+    def forward(
+        ctx: Any, given: Tensor, vectors: Tensor | None, columns: Tensor, wanted: bool
+    ) -> tuple[Tensor, Tensor]:
         rows, slots = columns.shape
-        top = logits.new_empty(rows, 1)  # the largest of the never shown
-        mass = logits.new_empty(rows, 1)  # Σ exp(ℓ - top) over the never shown
-        mean = logits.new_zeros(rows, 1)  # Σ exp(ℓ - top) (ℓ - top) over the never shown
-        space = _space(logits)
-        for part in _parts(logits):
+        table = Table(given, vectors)
+        picked = given.new_empty(rows, slots)
+        top = given.new_empty(rows, 1)  # the largest of the never shown
+        mass = given.new_empty(rows, 1)  # Σ exp(ℓ - top) over the never shown
+        mean = given.new_zeros(rows, 1)  # Σ exp(ℓ - top) (ℓ - top) over the never shown
+        space = table.space()
+        for part in table.parts():
             shifted, weight = space[:, : len(columns[part])]
-            _rest(logits[part], columns[part], shifted)
+            table.read(part, shifted)
+            torch.gather(shifted, 1, columns[part], out=picked[part])
+            shifted.scatter_(1, columns[part], FLOOR)
             torch.amax(shifted, 1, keepdim=True, out=top[part])
-            _exp(shifted.sub_(top[part]), weight)
+            table.exp(shifted.sub_(top[part]), weight)
             torch.sum(weight, 1, keepdim=True, out=mass[part])
             if wanted:
                 mean[part] = torch.linalg.vecdot(weight, shifted).unsqueeze(1)
-        picked = logits.gather(1, columns)
         dead = picked <= FLOOR
-        chosen = picked.clamp_min(FLOOR).T.contiguous()  # [slot user]
-        left = logits.new_empty(slots + 1, rows)  # Z
+        chosen = picked.T.contiguous()  # [slot user]
+        left = given.new_empty(slots + 1, rows)  # Z
         left[slots] = (top + mass.log()).squeeze(1)
         for k in range(slots - 1, -1, -1):
             torch.logaddexp(left[k + 1], chosen[k], out=left[k])
@@ -152,7 +155,7 @@ class _Slots(torch.autograd.Function):
             split = -(own.exp() * own) - stay * other
             for k in range(slots - 1, -1, -1):
                 torch.addcmul(split[k], stay[k], entropies[k + 1], out=entropies[k])
-        ctx.save_for_backward(logits, columns, dead, top, mass, own, other, entropies)
+        ctx.save_for_backward(given, vectors, columns, dead, top, mass, own, other, entropies)
         ctx.wanted = wanted
         out = entropies[:-1].T.contiguous()
         if not wanted:
@@ -161,8 +164,10 @@ class _Slots(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, of_log_prob: Tensor, of_entropy: Tensor) -> tuple[Tensor, None, None]:
-        logits, columns, dead, top, mass, own, other, entropies = ctx.saved_tensors
+    def backward(
+        ctx: Any, of_log_prob: Tensor, of_entropy: Tensor
+    ) -> tuple[Tensor, Tensor | None, None, None]:
+        given, vectors, columns, dead, top, mass, own, other, entropies = ctx.saved_tensors
         slots = columns.shape[1]
         g = of_log_prob.masked_fill(dead, 0.0).T.contiguous()  # [slot user]
         stay = other.exp()
@@ -183,50 +188,28 @@ class _Slots(torch.autograd.Function):
         # Over the never shown: -(weight / mass) · (a + (shifted - log mass) b).
         slope = -b[slots].unsqueeze(1) / mass
         level = -a[slots].unsqueeze(1) / mass - slope * mass.log()
-        out = torch.empty_like(logits)
-        space = _space(logits)
-        for part in _parts(logits):
+        table, out = Table(given, vectors), torch.empty_like(given)
+        of_vectors = None if vectors is None else torch.zeros_like(vectors)
+        space = table.space()
+        for part in table.parts():
             shifted, weight = space[:, : len(columns[part])]
-            _rest(logits[part], columns[part], shifted)
-            _exp(shifted.sub_(top[part]), weight)
+            table.read(part, shifted)
+            shifted.scatter_(1, columns[part], FLOOR)
+            table.exp(shifted.sub_(top[part]), weight)
+            of_logits = out[part] if vectors is None else weight
             if ctx.wanted:
-                torch.mul(weight, shifted.mul_(slope[part]).add_(level[part]), out=out[part])
+                torch.mul(weight, shifted.mul_(slope[part]).add_(level[part]), out=of_logits)
             else:
-                torch.mul(weight, level[part], out=out[part])
-            out[part].scatter_(1, columns[part], of_chosen[part])
-        return out, None, None
-
-
-def _size(logits: Tensor) -> int:
-    """Return how many rows are worked off together: on a CPU as many as its cache takes, else all."""
-    rows, cands = logits.shape
-    return max(1, min(rows, CACHE // cands) if logits.device.type == "cpu" else rows)
-
-
-def _parts(logits: Tensor) -> Iterator[slice]:
-    """Cut the rows into parts."""
-    size = _size(logits)
-    return (slice(start, start + size) for start in range(0, len(logits), size))
-
-
-def _space(logits: Tensor) -> Tensor:
-    """Return two tables for the rows of a part, used again for each: fresh memory is slow to touch."""
-    return logits.new_empty(2, _size(logits), logits.shape[1])
-
-
-def _rest(logits: Tensor, columns: Tensor, out: Tensor) -> None:
-    """Copy the logits, with the floor for what is shown or masked."""
-    torch.clamp_min(logits, FLOOR, out=out).scatter_(1, columns, FLOOR)
-
-
-def _exp(shifted: Tensor, out: Tensor) -> None:
-    """Take the exponential, and zero for -80 or less: some libraries are 100 times slower on underflow."""
-    torch.exp(shifted.clamp_min_(LOWEST), out=out)
-    torch.threshold_(out, 2.0 * math.exp(LOWEST), 0.0)
+                torch.mul(weight, level[part], out=of_logits)
+            of_logits.scatter_(1, columns[part], of_chosen[part])
+            if vectors is not None and of_vectors is not None:
+                torch.mm(weight, vectors, out=out[part])
+                of_vectors.addmm_(weight.T, given[part])
+        return out, of_vectors, None, None
 
 
 def gumbel_top_k(
-    logits: Float[Tensor, "user cand"], slots: int, generator: torch.Generator | None = None
+    logits: Float[Tensor, "user cand"] | Product, slots: int, generator: torch.Generator | None = None
 ) -> Int[Tensor, "user slot"]:
     """Draw one slate for each row, exactly as Gumbel top-k does (Yellott 1977; Kool et al. 2019, section 3).
 
@@ -244,81 +227,43 @@ def gumbel_top_k(
     Raises:
         BadInput: naming the row that has fewer candidates than slots, or whose best logit is not finite.
     """
-    logits = logits.detach()
-    if logits.device.type != "cpu" or logits.shape[1] < RACE_BELOW * slots:
-        return _race(logits, slots, generator)
-    return _Inversion(logits, slots, generator).sample()
+    table = Table.of(logits)
+    if _few(table, slots):
+        return race(table.whole(), slots, generator)
+    return Inversion(table, slots, generator).columns
 
 
-def _race(logits: Tensor, slots: int, generator: torch.Generator | None) -> Tensor:
-    """Let exponential clocks of rate exp(ℓ) ring; the first K, in order, are the slate."""
-    if logits.shape[1] < slots:
-        raise BadInput(f"row 0 has {logits.shape[1]} candidates, but the slate has {slots} slots")
-    if logits.device.type == "cpu":  # three times as fast there as `exponential_`, and 53 bits deep
-        noise = torch.rand(logits.shape, dtype=torch.float64, generator=generator).log_().neg_()
-    else:
-        noise = torch.empty_like(logits).exponential_(generator=generator)
-    clock = noise.to(logits.dtype).log_().sub_(logits)
-    first, columns = clock.topk(slots, dim=1, largest=False)
-    if logits.device.type == "cpu" and not bool(first[:, -1:].isfinite().all()):
-        _refuse(logits, slots)
-    return columns
+@torch.no_grad()
+def draw_slates(
+    logits: Float[Tensor, "user cand"] | Product, slots: int, generator: torch.Generator | None = None
+) -> tuple[Int[Tensor, "user slot"], Float[Tensor, "user slot"]]:
+    """Draw what `gumbel_top_k` draws, and return log P(a_k | above) of each slot beside it.
+
+    The exponentials that are drawn from give the log-probabilities too. Where a slate takes nearly all of
+    the mass, the difference of sums is not precise, and `slot_log_probs` is asked.
+
+    Args:
+        logits: scores, -inf where a candidate may not be shown.
+        slots: K.
+        generator: of torch, on the device of the logits; the global one if None.
+
+    Raises:
+        BadInput: as `gumbel_top_k`.
+    """
+    table = Table.of(logits)
+    if _few(table, slots):
+        whole = table.whole()
+        columns = race(whole, slots, generator)
+        return columns, slot_log_probs(whole, columns, None)[0]
+    found = Inversion(table, slots, generator)
+    unsure = (~found.sure).nonzero().squeeze(1)
+    if len(unsure):
+        some = table.take(unsure)
+        again, _ = _Slots.apply(some.given, some.vectors, found.columns[unsure], False)  # type: ignore[no-untyped-call]
+        found.log_prob[unsure] = again
+    return found.columns, found.log_prob
 
 
-class _Inversion:
-    """Draw with replacement until each row has K different columns, in the order of their first draw."""
-
-    def __init__(self, logits: Tensor, slots: int, generator: torch.Generator | None) -> None:
-        self.logits = logits
-        self.slots = slots
-        self.generator = generator
-        self.space = _space(logits)
-        self.total = torch.empty(self.space.shape[1:], dtype=torch.float64)
-        draws = slots + DRAWS
-        self.earlier = torch.ones(draws, draws, dtype=torch.bool).tril_(-1)
-
-    def sample(self) -> Tensor:
-        """Go round by round until no row is short."""
-        rows, slots = len(self.logits), self.slots
-        out = torch.zeros(rows, slots + 1, dtype=torch.int64)  # the last column takes what is not wanted
-        found = torch.zeros(rows, dtype=torch.int64)
-        for part in _parts(self.logits):
-            self._round(self.logits[part], out[part], found[part])
-        place = torch.arange(slots)
-        while len(short := (found < slots).nonzero().squeeze(1)) > 0:
-            for part in _parts(self.logits[: len(short)]):
-                who = short[part]
-                drawn, have = out[who], found[who]
-                known = torch.where(place < have.unsqueeze(1), drawn[:, :slots], drawn[:, :1])
-                self._round(self.logits[who].scatter_(1, known, -torch.inf), drawn, have)
-                out[who], found[who] = drawn, have
-        return out[:, :slots]
-
-    def _round(self, left: Tensor, out: Tensor, found: Tensor) -> None:
-        """Draw K and some from the softmax over what is left, and write the new ones in place."""
-        rows, cands = left.shape
-        highest = left.amax(1, keepdim=True)
-        if not bool(highest.isfinite().all()):
-            _refuse(self.logits, self.slots)
-        shifted, weight = self.space[:, :rows]
-        _exp(torch.sub(left, highest, out=shifted), weight)
-        total = self.total[:rows].copy_(weight)  # double, or the rare would be rounded away
-        torch.cumsum(total, 1, out=total)
-        point = torch.rand(rows, len(self.earlier), dtype=torch.float64, generator=self.generator)
-        drawn = torch.searchsorted(total, point.mul_(total[:, -1:]), right=True).clamp_max_(cands - 1)
-        new = ~(drawn.unsqueeze(2) == drawn.unsqueeze(1)).logical_and_(self.earlier).any(2)
-        place = new.cumsum(1).add_(found.unsqueeze(1)).sub_(1).masked_fill_(~new, self.slots)
-        out.scatter_(1, place.clamp_max_(self.slots), drawn)
-        found.add_(new.sum(1)).clamp_max_(self.slots)
-
-
-def _refuse(logits: Tensor, slots: int) -> None:
-    """Say which row cannot be drawn from."""
-    wrong = logits.isnan() | logits.isposinf()
-    if bool(wrong.any()):
-        row, column = wrong.nonzero()[0].tolist()
-        value = float(logits[row, column])
-        raise BadInput(f"row {row} has the logit {value} at column {column}; it must be finite or -inf")
-    count = logits.isfinite().sum(1)
-    row = int(count.argmin())
-    raise BadInput(f"row {row} has {int(count[row])} candidates, but the slate has {slots} slots")
+def _few(table: Table, slots: int) -> bool:
+    """Tell whether noise for every candidate is the cheaper way."""
+    return table.given.device.type != "cpu" or table.cands < RACE_BELOW * slots

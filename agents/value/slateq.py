@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from agents.core.agent import SlateAgent
+from agents.core.inner import is_inner, items_of, narrowed
 from agents.core.off_policy import SlateBasePolicy, SlateOffPolicy
 from agents.core.replay import BETA, Batch
 from agents.core.tally import Tally, tally_of
@@ -23,6 +24,8 @@ from simlab.slates.contract import masked
 
 CLICKS = ("one", "many")
 OPTIMISERS = ("exact", "greedy", "top_k")
+AT_ONCE = 1 << 18
+"""Values of candidates that are made together."""
 LIMIT = 8.0
 """Log-odds of the learned choice model are held within ±8."""
 
@@ -107,16 +110,56 @@ class SlateQPolicy(SlateBasePolicy):
         log_odds: Float[Tensor, "user cand"],
     ) -> Float[Tensor, " user"]:
         """Return Q(s, A)."""
-        shown, odds = value.gather(1, columns), log_odds.gather(1, columns)
+        return self.together(value.gather(1, columns), null, log_odds.gather(1, columns))
+
+    def together(
+        self,
+        shown: Float[Tensor, "user slot"],
+        null: Float[Tensor, " user"],
+        odds: Float[Tensor, "user slot"],
+    ) -> Float[Tensor, " user"]:
+        """Return Q(s, A) from Q̄ and log v of what A shows, and from the null item's Q̄."""
         if self.clicks == "many":
             return null + (self.slot.detach().sigmoid() * odds.sigmoid() * shown).sum(1)
         return slate_value(odds.exp(), shown, torch.ones_like(null), null)
 
     def distribution(self, context: Context, slots: int) -> SlateDistribution:
         """Return all mass on the best slate."""
-        value, null = self.values(context)
-        columns = self.best(context, value, null, self.log_odds(context))
-        return Deterministic(columns, context.candidates.shape[1])
+        return Deterministic(self.best_slates(context), context.candidates.shape[1])
+
+    def best_slates(self, context: Context) -> Int[Tensor, "user slot"]:
+        """Return the best slates, where that is faster for a few users at a time: nothing is large then."""
+        q, choice = self.q, self.choice
+        if not (is_inner(q.ranker, context) and is_inner(choice, context)):
+            value, null = self.values(context)
+            return self.best(context, value, null, self.log_odds(context))
+        state, wish = q.encode(context), choice.encode(context)
+        null = self.none(state) if self.null_item else state.new_zeros(len(state))
+        items, wanted = items_of(q.ranker, context).T, items_of(choice, context).T
+        size, found = max(1, AT_ONCE // items.shape[1]), []
+        for at in range(0, len(state), size):
+            part = slice(at, at + size)
+            value = state[part] @ items
+            value = value if q.scale is None else value.mul_(q.scale)
+            value = value if q.shift is None else value.add_(q.shift)
+            odds = (wish[part] @ wanted).clamp_(-LIMIT, LIMIT)
+            found.append(self.best(context.rows(part), value, null[part], odds))
+        return torch.cat(found)
+
+    def shown(
+        self, context: Context, columns: Int[Tensor, "user slot"], target: bool = False
+    ) -> tuple[Float[Tensor, "user slot"], Float[Tensor, " user"]]:
+        """Return Q̄(s, i) of what was shown, and Q̄(s, null)."""
+        if is_inner(self.q.ranker, context):
+            return self.values(narrowed(context, columns), target)
+        value, null = self.values(context, target)
+        return value.gather(1, columns), null
+
+    def shown_odds(self, context: Context, columns: Int[Tensor, "user slot"]) -> Float[Tensor, "user slot"]:
+        """Return log v(s, i) of what was shown."""
+        if is_inner(self.choice, context):
+            return self.log_odds(narrowed(context, columns))
+        return self.log_odds(context).gather(1, columns)
 
 
 class SlateQ(SlateOffPolicy):
@@ -161,13 +204,12 @@ class SlateQ(SlateOffPolicy):
         """Return the temporal-difference loss and the choice model's."""
         policy = self.policy
         with torch.no_grad():
-            log_odds = policy.log_odds(batch.follow)
-            columns = policy.best(batch.follow, *policy.values(batch.follow), log_odds)
-            later = policy.value_of(columns, *policy.values(batch.follow, target=True), log_odds)
+            columns = policy.best_slates(batch.follow)
+            next_value, next_null = policy.shown(batch.follow, columns, target=True)
+            later = policy.together(next_value, next_null, policy.shown_odds(batch.follow, columns))
             goal = slateq_target(batch.reward, later, batch.terminated, batch.discount)
-        value, null = policy.values(batch.context)
-        shown = value.gather(1, batch.columns)
-        odds = policy.log_odds(batch.context).gather(1, batch.columns)
+        shown, null = policy.shown(batch.context, batch.columns)
+        odds = policy.shown_odds(batch.context, batch.columns)
         if policy.clicks == "many":
             found = null + (batch.click * shown).sum(1)
             chance = functional.logsigmoid(policy.slot) + functional.logsigmoid(odds)

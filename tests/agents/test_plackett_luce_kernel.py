@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from agents.maths import plackett_luce
+from agents.maths import _tables, plackett_luce
 from agents.maths.plackett_luce import (
     entropy_surrogate,
     gumbel_top_k,
@@ -57,7 +57,7 @@ def test_slate_probabilities_sum_to_one_and_equal_the_definition() -> None:
 
 @pytest.mark.parametrize("cache", [1, 40, 1 << 20])
 def test_values_and_gradients_equal_autograd(cache: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plackett_luce, "CACHE", cache)
+    monkeypatch.setattr(_tables, "CACHE", cache)
     base = _logits(7, 12)
     base[0, 3] = base[1, 2:5] = -torch.inf
     columns = gumbel_top_k(base, 4, torch.Generator().manual_seed(1))
