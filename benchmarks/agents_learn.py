@@ -78,6 +78,9 @@ ROLLED: dict[str, Any] = {
 }  # fmt: skip
 KEPT: dict[str, Any] = {"num_envs": 256, "gamma": 0.9, "tau": 0.02, "target_every": 1, "policy_kwargs": GIVEN}
 SPACE: dict[str, Any] = {**KEPT, **NOW, "options": {"items": "features"}}
+FEED: dict[str, Any] = {
+    **PPO, "policy_kwargs": {"ranker": "bilinear", "spec": {"past": 20, "dim": 64, "layers": [64]}},
+}  # fmt: skip
 LONG: dict[str, Any] = {
     "num_envs": 512, "n_steps": 128, "batch_size": 8192, "gamma": 1.0, "gae_lambda": 1.0,
     "reward_scale": 0.05, "ent_coef": 1e-3, "per_slot": False,
@@ -115,7 +118,9 @@ RUNS: dict[tuple[str, str], tuple[int, dict[str, Any]]] = {
     ("uncertain", "ppo"): (4_000_000, BORED),
     ("uncertain", "ppo with groups"): (2_000_000, COUNTED),
     ("feed", "learned"): (120_000, {"family": "mf"}),
-    ("feed", "ppo"): (800_000, {**PPO, "policy_kwargs": {}}),
+    ("feed", "learned bilinear"): (120_000, {"family": "bilinear", "spec": {"past": 20}}),
+    ("feed", "ppo"): (3_200_000, FEED),
+    ("feed", "ppo without foresight"): (3_200_000, {**FEED, "gamma": 0.0}),
 }
 """User-steps and settings of each agent in each world."""
 
