@@ -24,6 +24,9 @@ from simlab.errors import BadInput
 from simlab.slates import SlateDistribution
 from simlab.slates.contract import check_slots
 
+AT_ONCE = 2048
+"""Rows whose values are asked for together on a CPU."""
+
 
 class Nothing:
     """A rollout buffer that holds nothing: roll-outs are tensors of their own."""
@@ -141,7 +144,7 @@ class SlateOnPolicy(SlateAlgorithm, OnPolicyAlgorithm):
             raise BadInput(f"step {t} of a roll-out: the reward of row {row} is {float(reward[t, row])}")
         with torch.no_grad():
             whole = stacked(seen)
-            value = self.network.values(whole).view(reward.shape)
+            value = self._values(whole).view(reward.shape)
             terminated = torch.stack([s.terminated for s in steps])
             truncated = torch.stack([s.truncated for s in steps])
             follow = torch.cat([value[1:], self.network.values(context).unsqueeze(0)])
@@ -161,6 +164,13 @@ class SlateOnPolicy(SlateAlgorithm, OnPolicyAlgorithm):
         callback.update_locals(locals())
         callback.on_rollout_end()
         return True
+
+    def _values(self, context: Context) -> Float[Tensor, " row"]:
+        """Return V; on a CPU so many rows at a time that the layers stay in its cache."""
+        if self.device.type != "cpu" or len(context) <= AT_ONCE:
+            return self.network.values(context)
+        parts = (context.rows(slice(at, at + AT_ONCE)) for at in range(0, len(context), AT_ONCE))
+        return torch.cat([self.network.values(part) for part in parts])
 
     def _bootstrap(
         self, last: list[Context], truncated: Bool[Tensor, "step user"], follow: Float[Tensor, "step user"]

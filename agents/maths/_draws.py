@@ -11,6 +11,9 @@ from simlab.errors import BadInput
 
 DRAWS = (2, 12)
 """Least and most draws with replacement beyond the slots in a round."""
+GROUP = 8
+"""Candidates of which the sum is drawn from first."""
+BELOW_ONE = 1 - 2.0**-53
 SURE = 0.05
 """Share of the softmax that is never shown, above which differences of sums are precise."""
 
@@ -59,7 +62,12 @@ class Inversion:
     def __init__(self, table: Table, slots: int, generator: torch.Generator | None) -> None:
         self.table, self.slots, self.generator = table, slots, generator
         self.space = table.space()
-        self.total = torch.empty(self.space.shape[1:], dtype=torch.float64)
+        size = min(GROUP, table.cands)
+        groups, rest = divmod(table.cands, size)
+        self.offsets = torch.arange(size) * groups
+        width = 1 << (groups + rest).bit_length()  # a power of two, and one: 0, the sums, and no end
+        self.upto = torch.full((self.space.shape[1], width + 1), math.inf, dtype=torch.float64)
+        self.upto[:, 0] = 0.0
         if table.cands < slots:
             refuse(table.whole(), slots)
         drawn, far, mass = self._first()
@@ -99,12 +107,33 @@ class Inversion:
 
     def _search(self, weight: Tensor, draws: int) -> tuple[Tensor, Tensor]:
         """Draw columns with replacement by their weights; also return the sums of the weights."""
-        total = self.total[: len(weight)].copy_(weight)  # double, or the rare would be rounded away
-        torch.cumsum(total, 1, out=total)
-        mass = total[:, -1:].clone()
+        size = len(self.offsets)
+        groups = weight.shape[1] // size  # group j: columns j, j + groups, j + 2 · groups …
+        body = groups * size
+        sums = weight[:, :body].view(-1, size, groups).sum(1)
+        if body < weight.shape[1]:  # what is left over are groups of one
+            sums = torch.cat([sums, weight[:, body:]], 1)
+        count, upto = sums.shape[1], self.upto[: len(weight)]
+        torch.cumsum(sums, 1, dtype=torch.float64, out=upto[:, 1 : count + 1])
+        mass = upto[:, count : count + 1].clone()
         point = torch.rand(len(weight), draws, dtype=torch.float64, generator=self.generator).mul_(mass)
-        # A point is below the sum, and the first that is above it has a weight: what has none is not drawn.
-        return torch.searchsorted(total, point, right=True), mass
+        # How many groups end at or below the point, by halving: `searchsorted` branches, and guesses wrong.
+        group = torch.zeros(point.shape, dtype=torch.int64)
+        step = (upto.shape[1] - 1) // 2
+        while step:
+            group.add_(upto.gather(1, group + step) <= point, alpha=step)
+            step //= 2
+        low = upto.gather(1, group)
+        share = point.sub_(low).div_(upto.gather(1, group + 1).sub_(low)).clamp_(0.0, BELOW_ONE)
+        first = group.clamp_max(groups - 1) if body < weight.shape[1] else group
+        inside = (first.unsqueeze(2) + self.offsets).flatten(1)
+        within = weight.gather(1, inside).view(*first.shape, size).cumsum(2, dtype=torch.float64)
+        # Below the last sum, so the first above it is of an item with a weight: what has none is not drawn.
+        place = (within <= share.unsqueeze(2).mul(within[:, :, -1:])).sum(2)
+        columns = first.add(place, alpha=groups)
+        if body < weight.shape[1]:
+            columns = torch.where(group < groups, columns, group + (body - groups))
+        return columns, mass
 
     def _needed(self, weight: Tensor) -> int:
         """Return K and some more draws, by how many repeats these rows expect: K (K - 1) / 2 · Σ p²."""
@@ -115,8 +144,11 @@ class Inversion:
     def _different(self, drawn: Tensor, far: Tensor) -> Tensor:
         """Keep the first K different draws of each row; return the rows that have fewer."""
         self.columns, self.far = drawn[:, : self.slots].clone(), far[:, : self.slots].clone()
-        ordered = self.columns.sort(1).values
-        again = (ordered[:, 1:] == ordered[:, :-1]).any(1).nonzero().squeeze(1)
+        slot = self.columns.T.contiguous()
+        twice = torch.zeros(len(drawn), dtype=torch.bool)
+        for k in range(1, self.slots):
+            twice |= (slot[:k] == slot[k]).any(0)
+        again = twice.nonzero().squeeze(1)
         self.found = torch.zeros(0, dtype=torch.int64)
         if not len(again):
             return again

@@ -16,7 +16,7 @@ FLOOR = -1e30
 """Stands for -inf inside: zero times it is zero, not NaN."""
 LOWEST = -80.0
 """Candidates this far below the highest that counts have no weight (e^-80 is 2e-35)."""
-CACHE = 1 << 17
+CACHE = 1 << 18
 """Numbers of logits that are worked off together on a CPU."""
 
 

@@ -139,7 +139,7 @@ class _Slots(torch.autograd.Function):
             table.exp(shifted.sub_(top[part]), weight)
             torch.sum(weight, 1, keepdim=True, out=mass[part])
             if wanted:
-                mean[part] = torch.linalg.vecdot(weight, shifted).unsqueeze(1)
+                torch.sum(shifted.mul_(weight), 1, keepdim=True, out=mean[part])
         dead = picked <= FLOOR
         chosen = picked.T.contiguous()  # [slot user]
         left = given.new_empty(slots + 1, rows)  # Z

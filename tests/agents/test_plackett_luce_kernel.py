@@ -6,8 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from agents.maths import _tables, plackett_luce
+from agents.maths import _draws, _tables, plackett_luce
+from agents.maths._tables import Product, Table
 from agents.maths.plackett_luce import (
+    draw_slates,
     entropy_surrogate,
     gumbel_top_k,
     slate_entropy_surrogate,
@@ -225,3 +227,79 @@ def test_other_rows_and_masked_tails_do_not_change_a_row() -> None:
     alone, _ = slot_log_probs(logits[3:4], columns[3:4], None)
     assert torch.equal(alone[0], log_prob[3])
     assert float(entropy[3, 0]) == pytest.approx(6.2146081, abs=1e-5)  # log 500
+
+
+def _factors(rows: int, cands: int, scale: float = 1.0) -> Product:
+    generator = torch.Generator().manual_seed(11)
+    state = torch.randn(rows, 6, generator=generator).double() * scale
+    return Product(state, torch.randn(cands, 6, generator=generator).double())
+
+
+@pytest.mark.parametrize("cache", [1, 40, 1 << 20])
+def test_a_product_is_the_table_of_its_logits(cache: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_tables, "CACHE", cache)
+    product = _factors(7, 12)
+    columns = gumbel_top_k(product, 4, torch.Generator().manual_seed(1))
+    up, up_entropy = _logits(7, 4, seed=5), _logits(7, 4, seed=6)
+    found = []
+    for whole in (True, False):
+        leaf = Product(product.state.clone().requires_grad_(), product.vectors.clone().requires_grad_())
+        log_prob, entropy = slot_entropies(leaf.whole() if whole else leaf, columns)
+        ((log_prob * up).sum() + (entropy * up_entropy).sum()).backward()  # type: ignore[no-untyped-call]
+        found.append((log_prob.detach(), entropy.detach(), leaf.state.grad, leaf.vectors.grad))
+    for one, other in zip(*found, strict=True):
+        assert one is not None
+        torch.testing.assert_close(other, one, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("scale", [0.3, 1.0, 6.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_draws_come_with_their_log_probabilities(scale: float, dtype: torch.dtype) -> None:
+    """The most peaked slates take nearly all of the mass: there differences of sums would not do."""
+    product = _factors(400, 243, scale)
+    product = Product(product.state.to(dtype), product.vectors.to(dtype))
+    logits = product.whole()
+    logits[:100, ::2] = -torch.inf
+    for given, whole in ((product, product.whole()), (logits, logits)):
+        columns, log_prob = draw_slates(given, 10, torch.Generator().manual_seed(3))
+        assert (columns.sort(1).values.diff(dim=1) > 0).all()
+        want = _slow(whole.double(), columns)[0]
+        close = {torch.float32: 2e-5, torch.float64: 1e-6}[dtype]  # e^-80 counts as nothing
+        torch.testing.assert_close(log_prob.double(), want, rtol=1e-6, atol=close)
+    assert torch.equal(columns, gumbel_top_k(logits, 10, torch.Generator().manual_seed(3)))
+
+
+@pytest.mark.parametrize("peak", [0.5, 4.0])
+def test_draws_by_groups_have_the_law_of_plackett_luce(peak: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chi-square over all slates: two groups of 8, three candidates left over, four masked."""
+    from scipy.stats import chi2
+
+    monkeypatch.setattr(plackett_luce, "RACE_BELOW", 0)
+    cands, rows = 19, 200_000
+    row = torch.linspace(-1.0, 1.0, cands)[torch.randperm(cands, generator=torch.Generator().manual_seed(7))]
+    row[[2, 9, 16]] += peak
+    row[[0, 8, 13, 18]] = -torch.inf
+    columns, log_prob = draw_slates(row.repeat(rows, 1), 2, torch.Generator().manual_seed(4))
+    allowed = row.isfinite().nonzero().squeeze(1).tolist()
+    slates = torch.tensor(list(itertools.permutations(allowed, 2)))
+    want = rows * slot_log_probs(row.double().expand(len(slates), -1), slates, None)[0].sum(1).exp()
+    count = torch.bincount(columns @ torch.tensor([cands, 1]), minlength=cands**2)
+    count = count[slates @ torch.tensor([cands, 1])].double()
+    assert count.sum() == rows
+    assert chi2.sf(float(((count - want) ** 2 / want).sum()), len(slates) - 1) > 1e-3
+    torch.testing.assert_close(log_prob, slot_log_probs(row.repeat(rows, 1), columns, None)[0])
+
+
+def test_rare_items_are_drawn_as_often_as_they_should() -> None:
+    """One candidate takes all but 3e-5; sums in single precision would never find the others."""
+    rows, cands, draws = 100, 1000, 30_000
+    weight = torch.full((rows, cands), 3e-8)
+    weight[:, 417] = 1.0
+    weight[:, 5::10] = 0.0
+    drawing = _draws.Inversion(Table(weight.log(), None), 1, torch.Generator().manual_seed(8))
+    columns, _ = drawing._search(weight, draws)
+    rare = columns[columns != 417]
+    want = rows * draws * 899 * 3e-8
+    assert abs(len(rare) - want) < 4 * want**0.5
+    assert (weight[0, rare] > 0).all()
+    assert len(set(rare.tolist())) > 70  # not a few of them again and again
