@@ -118,7 +118,6 @@ RUNS: dict[tuple[str, str], tuple[int, dict[str, Any]]] = {
     ("uncertain", "ppo"): (4_000_000, BORED),
     ("uncertain", "ppo with groups"): (2_000_000, COUNTED),
     ("feed", "learned"): (120_000, {"family": "mf"}),
-    ("feed", "learned bilinear"): (120_000, {"family": "bilinear", "spec": {"past": 20}}),
     ("feed", "ppo"): (3_200_000, FEED),
     ("feed", "ppo without foresight"): (3_200_000, {**FEED, "gamma": 0.0}),
 }
