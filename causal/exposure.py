@@ -14,6 +14,13 @@ has the mean τ(x) given x, whatever τ̂ and p̂0 are: E[(θ - m) p0] = 0 and E
 the partially linear model (Robinson 1988; Chernozhukov et al. 2018, "Double/debiased machine learning",
 section 4.1) with a known mean of the dose; regressing ψ on x with weights v is the R-learner (Nie and Wager
 2021, equation 4). What differs: the dose of a slot comes from a click model, and its mean from the policy.
+
+What is taken for granted: θ depends on the slot alone (a position-based model), and the items of a slate do
+not change each other's outcomes. Where they do, E[y | x, slot k] is a mean over what the logging policy shows
+beside the item, and ψ has the mean Cov(θ, E[y | x, slot]) / v: the slope of that mean, over the logger's own
+slates (an average direct effect: Hudgens and Halloran 2008, "Toward causal inference with interference").
+Sums of such effects need not be the gain of another slate: whole-slate estimators (`causal/slate`) judge it.
+Of a user's later slates it is the effect at that time, after what the logger had shown.
 """
 
 from collections.abc import Sequence
@@ -21,13 +28,12 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float, Int
+from torch import Tensor
 
 from causal.targeting.measure import Array, Measure, column, measure, table, users, weights
 from simlab.errors import BadInput
-
-LEAST = 1e-9
-"""Variance of a dose below which a row's slot was certain, so that nothing can be learned from it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,8 +89,9 @@ class Exposures:
         x: Any,
         slot: Any,
         y: Any,
-        chance: Any,
+        chance: Any = None,
         *,
+        propensity: Any = None,
         user: Any = None,
         weight: Any = None,
         names: Sequence[str] = (),
@@ -93,149 +100,66 @@ class Exposures:
     ) -> "Exposures":
         """Check what a user gives: arrays, tensors, lists, or pandas objects.
 
+        Where only the chance of what happened is known (`propensity`), each row weighs ρ / propensity, with ρ
+        the log's own share of its place, and has the chances ρ: as if a policy that knows no user had shown
+        the pairs. That is right where every place of the log was possible for every pair, and less sharp than
+        all chances. Rows that were not shown may be missing: slots are then compared with each other.
+
         Args:
             x: features, [round feat].
-            slot: from 0; K or -1 where the item was not shown.
+            slot: from 0; -1, K or missing where the item was not shown (with `propensity`: -1 or missing).
             y: outcomes.
-            chance: of each slot, and last of not being shown.
+            chance: of each slot, and last of not being shown, [round place].
+            propensity: in place of `chance`: that of the row's slot; of not being shown, where it was not.
             user: any labels.
             weight: at least 0.
             names: of the features; by default a DataFrame's columns, else x0, x1, …
-            item: ids, whole numbers.
-            slate: which slate each row is of, whole numbers.
+            item: ids, whole numbers; other labels are numbered in their order.
+            slate: which slate each row is of, likewise.
 
         Raises:
             BadInput: naming the column, the row and the value: what is not finite, a slot that is none, a
-                chance outside [0, 1], rows that do not sum to 1, a logged slot of chance 0.
+                chance outside [0, 1], rows that do not sum to 1, a logged slot of chance 0, an item twice in
+                a slate, or a log with nothing to compare.
         """
+        x, slot, y, chance, propensity, user, weight, item, slate = (
+            v.detach().cpu().numpy() if isinstance(v, Tensor) else v
+            for v in (x, slot, y, chance, propensity, user, weight, item, slate)
+        )
         titles = tuple(str(c) for c in getattr(x, "columns", names))
-        features = table("x", x)
+        features = table("x", _numbers(x))
         rows = len(features)
         outcome = column("y", y, rows)
-        given = table("chance", chance, rows)
-        place = column("slot", slot, rows)
-        wrong = np.argwhere((given < 0) | (given > 1 + 1e-6))
-        if len(wrong):
-            row, at = wrong[0]
-            raise BadInput(f"chance, row {row}, slot {at}: {given[row, at]:g} is no chance in [0, 1]")
-        total, slots = given.sum(1), given.shape[1] - 1
-        bad = np.flatnonzero(np.abs(total - 1) > 1e-6)
-        if len(bad):
-            raise BadInput(
-                f"chance, row {bad[0]}: slots and not being shown sum to {total[bad[0]]:g}, not to 1"
-            )
-        if not slots:
-            raise BadInput("chance has one column, but there is at least one slot beside not being shown")
-        out = np.flatnonzero((place != np.floor(place)) | (place < -1) | (place > slots))
-        if len(out):
-            raise BadInput(
-                f"column slot, row {out[0]}: {place[out[0]]:g} is no slot from 0 to {slots - 1}, and {slots} "
-                "or -1 stand for not shown"
-            )
-        where = np.where(place < 0, slots, place).astype(np.int64)
-        never = np.flatnonzero(given[np.arange(rows), where] <= 0)
-        if len(never):
-            row = int(never[0])
-            what = "not being shown" if where[row] == slots else f"slot {where[row]}"
-            raise BadInput(f"chance, row {row}: {what} was logged, but its chance is 0")
+        place = column("slot", np.where(pd.isna(slot), -1.0, slot), rows)
         if titles and len(titles) != features.shape[1]:
             raise BadInput(f"{features.shape[1]} features have {len(titles)} names")
-        return cls(
+        mass = None if weight is None else weights(weight, rows)
+        if (chance is None) == (propensity is None):
+            raise BadInput("give either chance, of every slot, or propensity, of what happened")
+        if chance is None:
+            given, where, mass = _by_propensity(place, propensity, mass)
+        else:
+            given, where = _by_chance(place, table("chance", chance, rows))
+        made = cls(
             features,
             where,
             outcome,
-            given / total[:, None],
-            users(user, rows),
-            None if weight is None else weights(weight, rows),
+            given,
+            _labels("user", user, rows),
+            mass,
             titles or tuple(f"x{i}" for i in range(features.shape[1])),
             _ids("item", item, rows),
             _ids("slate", slate, rows),
         )
-
-
-@dataclass(frozen=True, eq=False)
-class Dose:
-    """How much of each row was seen, and what its policy made of it.
-
-    Attributes:
-        seen: θ of the row's slot, 0 where it was not shown.
-        mean: m, over the slots that the policy could have drawn.
-        variance: v.
-    """
-
-    seen: Float[Array, " round"]
-    mean: Float[Array, " round"]
-    variance: Float[Array, " round"]
-
-    @classmethod
-    def of(cls, data: Exposures, examination: Any) -> "Dose":
-        """Return doses for the chances that slots are examined, [slot].
-
-        With another θ̂ than the true one, the scores' mean given x is τ Cov(θ̂, θ) / Var(θ̂) over the slots of
-        the policy. So θ is needed up to a factor c only, and effects are then 1/c as large. With ones it is
-        shown or not, as if every slot were seen: the effect is then too small, by E[θ | shown].
-
-        Args:
-            data: the rows.
-            examination: numbers in [0, 1], or estimates (`examination_of`, each a `Measure`), which may err
-                out of that.
-
-        Raises:
-            BadInput: for another number of slots, a θ outside [0, 1], or a row whose dose was certain.
-        """
-        theta, _ = examined(examination)
-        if len(theta) != data.slots:
-            raise BadInput(f"examination is of {len(theta)} slots, but the log has {data.slots}")
-        dose = np.append(theta, 0.0)
-        mean = data.chance @ dose
-        variance = ((dose - mean[:, None]) ** 2 * data.chance).sum(1)
-        sure = np.flatnonzero(variance < LEAST)
-        if len(sure):
-            row = int(sure[0])
-            raise BadInput(
-                f"row {row}: its slot was certain (variance of the dose {variance[row]:.0e}), so its effect "
-                "cannot be told; leave such rows out, or log with a policy that explores"
-            )
-        return cls(dose[data.slot], mean, variance)
-
-
-def examined(examination: Any) -> tuple[Float[Array, " slot"], tuple[Measure, ...]]:
-    """Return θ of each slot, and the estimates that it comes from; none where it is known.
-
-    Raises:
-        BadInput: for a θ that is not finite, or a known one outside [0, 1].
-    """
-    several = isinstance(examination, Sequence) and len(examination) > 0
-    if several and all(isinstance(m, Measure) for m in examination):
-        found = tuple(examination)
-        return column("examination", [m.value for m in found]), found
-    theta = column("examination", examination)
-    wrong = np.flatnonzero((theta < 0) | (theta > 1))
-    if len(wrong):
-        raise BadInput(f"examination of slot {wrong[0]} is {theta[wrong[0]]:g}, no chance in [0, 1]")
-    return theta, ()
-
-
-def score(
-    data: Exposures, dose: Dose, effect: Float[Array, " round"], baseline: Float[Array, " round"]
-) -> Float[Array, " round"]:
-    """Return ψ: unbiased for τ(x) whatever the guesses are, if they do not know the row's outcome and slot.
-
-    Args:
-        data: the rows.
-        dose: their doses.
-        effect: τ̂, a guess.
-        baseline: p̂0, a guess.
-    """
-    left = data.y - baseline - dose.seen * effect
-    found: Array = effect + (dose.seen - dose.mean) / dose.variance * left
-    return found
+        _refuse_twice(made)
+        return made
 
 
 def shown_or_not(data: Exposures) -> Measure:
     """Return the naive effect: mean outcome of what was shown less that of what was not.
 
-    It is wrong for two reasons: a policy shows what sells anyway, and not all that is shown is seen.
+    It is wrong for two reasons: a policy shows what sells anyway, and not all that is shown is seen. (Rows
+    made by `propensity` are weighted against the first.)
 
     Raises:
         BadInput: if nothing, or everything, was shown.
@@ -253,12 +177,111 @@ def shown_or_not(data: Exposures) -> Measure:
     return measure(gap, influence, data.user, "shown less not shown")
 
 
+def _by_chance(
+    place: Float[Array, " round"], given: Float[Array, "round place"]
+) -> tuple[Float[Array, "round place"], Int[Array, " round"]]:
+    """Check the chances of every slot, and return them with the slots."""
+    rows = len(place)
+    wrong = np.argwhere((given < 0) | (given > 1 + 1e-6))
+    if len(wrong):
+        row, at = wrong[0]
+        raise BadInput(f"chance, row {row}, slot {at}: {given[row, at]:g} is no chance in [0, 1]")
+    total, slots = given.sum(1), given.shape[1] - 1
+    bad = np.flatnonzero(np.abs(total - 1) > 1e-6)
+    if len(bad):
+        raise BadInput(f"chance, row {bad[0]}: slots and not being shown sum to {total[bad[0]]:g}, not to 1")
+    if not slots:
+        raise BadInput("chance has one column, but there is at least one slot beside not being shown")
+    out = np.flatnonzero((place != np.floor(place)) | (place < -1) | (place > slots))
+    if len(out):
+        raise BadInput(
+            f"column slot, row {out[0]}: {place[out[0]]:g} is no slot from 0 to {slots - 1}, and {slots} "
+            "or -1 stand for not shown"
+        )
+    where = np.where(place < 0, slots, place).astype(np.int64)
+    never = np.flatnonzero(given[np.arange(rows), where] <= 0)
+    if len(never):
+        row = int(never[0])
+        what = "not being shown" if where[row] == slots else f"slot {where[row]}"
+        raise BadInput(f"chance, row {row}: {what} was logged, but its chance is 0")
+    return given / total[:, None], where
+
+
+def _by_propensity(
+    place: Float[Array, " round"], propensity: Any, mass: Float[Array, " round"] | None
+) -> tuple[Float[Array, "round place"], Int[Array, " round"], Float[Array, " round"]]:
+    """Return the log's own shares of places as chances, the slots, and weights that make them so."""
+    rows = len(place)
+    known = column("propensity", propensity, rows)
+    wrong = np.flatnonzero(~((known > 0) & (known <= 1 + 1e-6)))
+    if len(wrong):
+        raise BadInput(f"column propensity, row {wrong[0]}: {known[wrong[0]]:g} is no chance in (0, 1]")
+    out = np.flatnonzero((place != np.floor(place)) | (place < -1))
+    if len(out):
+        raise BadInput(f"column slot, row {out[0]}: {place[out[0]]:g} is no slot, from 0, and not -1")
+    if len(np.unique(place)) < 2:
+        where_all = "not shown" if place[0] < 0 else f"shown at slot {place[0]:g}"
+        raise BadInput(f"column slot: every row was {where_all}, so there is nothing to compare with")
+    slots = int(place.max()) + 1
+    where = np.where(place < 0, slots, place).astype(np.int64)
+    own = np.ones(rows) if mass is None else mass
+    share = np.bincount(where, own, minlength=slots + 1) / own.sum()
+    return np.tile(share, (rows, 1)), where, own * share[where] / known
+
+
+def _numbers(x: Any) -> Any:
+    """Return features as they are, if no column of a DataFrame is text.
+
+    Raises:
+        BadInput: naming the column.
+    """
+    kinds = getattr(x, "dtypes", None)
+    if isinstance(x, pd.DataFrame) and kinds is not None:
+        for name, kind in kinds.items():
+            if not pd.api.types.is_numeric_dtype(kind):
+                raise BadInput(
+                    f"feature {name} is no column of numbers; make it one, as by pandas.get_dummies"
+                )
+    return x
+
+
+def _labels(name: str, values: Any, rows: int) -> Int[Array, " round"] | None:
+    """Return labels numbered from 0 in their order, or None.
+
+    Raises:
+        BadInput: for a label that is missing, or another number of rows.
+    """
+    if values is not None:
+        lost = np.flatnonzero(pd.isna(np.asarray(values, dtype=object).reshape(-1)))
+        if len(lost):
+            raise BadInput(f"column {name}, row {lost[0]}: the value is missing")
+    return users(values, rows)
+
+
 def _ids(name: str, values: Any, rows: int) -> Int[Array, " round"] | None:
-    """Return whole numbers, or None."""
+    """Return whole numbers as they are, other labels numbered, or None."""
     if values is None:
         return None
+    if not pd.api.types.is_numeric_dtype(np.asarray(values).dtype):
+        return _labels(name, values, rows)
     found = column(name, values, rows)
     wrong = np.flatnonzero(found != np.floor(found))
     if len(wrong):
         raise BadInput(f"column {name}, row {wrong[0]}: {found[wrong[0]]:g} is not a whole number")
     return found.astype(np.int64)
+
+
+def _refuse_twice(data: Exposures) -> None:
+    """Refuse an item that has two rows in a slate: its dose would be neither's."""
+    whose = data.user if data.slate is None else data.slate
+    if data.item is None or whose is None:
+        return
+    order = np.lexsort((data.item, whose))
+    again = (np.diff(data.item[order]) == 0) & (np.diff(whose[order]) == 0)
+    if again.any():
+        first, row = sorted(order[np.flatnonzero(again)[0] :][:2].tolist())
+        of = "slate" if data.slate is not None else "user"
+        hint = (
+            "an item stands once on a slate" if data.slate is not None else "say of which `slate` each row is"
+        )
+        raise BadInput(f"row {row}: item {data.item[row]} of this {of} has row {first}, too; {hint}")

@@ -8,11 +8,15 @@ from jaxtyping import Float, Int
 from sklearn.base import BaseEstimator, is_classifier
 from sklearn.utils.validation import check_is_fitted
 
-from causal.exposure import LEAST, Dose, Exposures, examined, score
-from causal.targeting.measure import Array, Measure, measure, table, weights
+from causal.exposure import Exposures
+from causal.exposure_dose import Dose, examined, pull, score, with_examination
+from causal.targeting.measure import Array, Measure, column, table, weights
 from simlab.adapters.seeding import fit_weighted, seeded
 from simlab.errors import BadInput
 from simlab.seeds import Seed
+
+NEAR = 1e-9
+"""How far, as a share of the furthest, a dose is from its mean at least where a first effect is learned."""
 
 
 class ExposureEffect(BaseEstimator):  # type: ignore[misc]
@@ -75,7 +79,7 @@ class ExposureEffect(BaseEstimator):  # type: ignore[misc]
             train, held = np.flatnonzero(self.fold_ != number), np.flatnonzero(self.fold_ == number)
             usual = self._usual(data, mass, train)
             off = dose.seen[train] - dose.mean[train]
-            some = np.abs(off) > LEAST**0.5
+            some = np.abs(off) > NEAR * np.abs(off).max()
             rough = (data.y[train] - usual(data.x[train]))[some] / off[some]
             own = train[some]
             model = fit_weighted(self._effects(), data.x[own], rough, mass[own] * off[some] ** 2)
@@ -107,10 +111,7 @@ class ExposureEffect(BaseEstimator):  # type: ignore[misc]
         Raises:
             BadInput: for a slot that is none, and as `effect`.
         """
-        theta, _ = examined(self.examination)
-        if not 0 <= slot < len(theta):
-            raise BadInput(f"slot is {slot}, but slots run from 0 to {len(theta) - 1}")
-        found: Array = theta[slot] * self.effect(X)
+        found: Array = self._theta(slot) * self.effect(X)
         return found
 
     def scores(self, data: Exposures) -> Float[Array, " round"]:
@@ -128,57 +129,80 @@ class ExposureEffect(BaseEstimator):  # type: ignore[misc]
         usual = np.mean([usual(data.x) for usual, _ in self._guesses], 0)
         return score(data, dose, effect, usual - dose.mean * effect)
 
-    def ate(self) -> Measure:
+    def ate(self, where: Any = None, *, slot: int | None = None) -> Measure:
         """Return the mean of τ over all pairs of the log, with a standard error clustered by user.
 
         A pair that the policy hardly ever shows has a score of large variance; `overlap_average` is sharper.
+
+        Args:
+            where: which rows the mean is over, [round] of true and false, chosen by what was known before:
+                those of one item, say. All by default.
+            slot: for the mean of θ_k τ, what showing at this slot adds; by default of τ.
+
+        Raises:
+            BadInput: for a slot that is none, or no rows.
         """
-        check_is_fitted(self, "model_")
-        share = self._mass / self._mass.sum()
+        mass = self._over(where)
+        share = mass / mass.sum()
         mean = float(share @ self.scores_)
         # E ψ is τ Cov(θ̂, θ) / v: its derivative by θ̂_k, at the truth, is -τ π_k (θ_k - m) / v.
         slope = -(share * self.scores_ / self._dose.variance) @ self._pull()
-        return self._measure(mean, share * (self.scores_ - mean), slope, "average effect of being seen")
+        return self._at(slot, mean, share * (self.scores_ - mean), slope, "average effect")
 
-    def overlap_average(self) -> Measure:
+    def overlap_average(self, where: Any = None, *, slot: int | None = None) -> Measure:
         """Return the mean of τ with weights v: over pairs in proportion to how open their slot was.
 
         That is the average for which the log speaks loudest (overlap weights: Li, Morgan and Zaslavsky 2018,
         "Balancing covariates via propensity score weighting").
+
+        Args:
+            where: as in `ate`.
+            slot: as in `ate`.
+
+        Raises:
+            BadInput: as `ate`.
         """
-        check_is_fitted(self, "model_")
-        mass = self._mass * self._dose.variance
-        share = mass / mass.sum()
+        mass = self._over(where)
+        total = float(mass @ self._dose.variance)
+        share = mass * self._dose.variance / total
         mean = float(share @ self.scores_)
         # v ψ has the mean τ Cov(θ̂, θ), whose derivative is τ π_k (θ_k - m); that of v is twice π_k (θ_k - m).
-        slope = (self._mass * (self.scores_ - 2 * mean) / mass.sum()) @ self._pull()
-        name = "overlap-weighted effect of being seen"
-        return self._measure(mean, share * (self.scores_ - mean), slope, name)
+        slope = (mass * (self.scores_ - 2 * mean) / total) @ self._pull()
+        return self._at(slot, mean, share * (self.scores_ - mean), slope, "overlap-weighted effect")
 
-    def _pull(self) -> Float[Array, "round slot"]:
-        """Return π_k (θ_k - m) of each row: half of what θ_k does to the variance of the dose."""
-        theta, _ = examined(self.examination)
-        found: Array = self._data.chance[:, :-1] * (theta - self._dose.mean[:, None])
+    def _over(self, where: Any) -> Float[Array, " round"]:
+        """Return the weights of some rows, 0 for the others."""
+        check_is_fitted(self, "model_")
+        if where is None:
+            return self._mass
+        chosen = column("where", where, len(self._data)) != 0
+        if not (self._mass * chosen).any():
+            raise BadInput("column where: no row is chosen, so there is nothing to average")
+        found: Array = self._mass * chosen
         return found
 
-    def _measure(
-        self, value: float, own: Float[Array, " round"], slope: Float[Array, " slot"], name: str
+    def _pull(self) -> Float[Array, "round slot"]:
+        return pull(self._data, self._dose, self.examination)
+
+    def _at(
+        self, slot: int | None, mean: float, own: Float[Array, " round"], slope: Array, name: str
     ) -> Measure:
-        """Return an average whose error is that of the rows and, by its slope, that of an estimated θ."""
-        user = self._data.user
-        _, estimates = examined(self.examination)
-        if not estimates:
-            return measure(value, own, user, name)
-        theirs = np.stack([m.influence for m in estimates], 1) @ slope
-        same = estimates[0].user
-        alike = user is same if user is None or same is None else np.array_equal(user, same)
-        if alike and len(theirs) == len(own):
-            return measure(value, own + theirs, user, name)
-        whose, other = (
-            np.arange(len(part)) if who is None else who for part, who in ((own, user), (theirs, same))
+        """Return the average of being seen, or of being shown at a slot, with all its error."""
+        if slot is None:
+            return with_examination(mean, own, slope, self._data, self.examination, f"{name} of being seen")
+        theta = self._theta(slot)
+        slope = theta * slope
+        slope[slot] += mean
+        return with_examination(
+            theta * mean, theta * own, slope, self._data, self.examination, f"{name} of slot {slot}"
         )
-        both = np.concatenate([whose, whose.max() + 1 + other])
-        return measure(value, np.concatenate([own, theirs]), both, name)
+
+    def _theta(self, slot: int) -> float:
+        """Return θ of a slot."""
+        theta, _ = examined(self.examination)
+        if not 0 <= slot < len(theta):
+            raise BadInput(f"slot is {slot}, but slots run from 0 to {len(theta) - 1}")
+        return float(theta[slot])
 
     def _usual(self, data: Exposures, mass: Array, train: Array) -> "_Usual":
         """Fit E[y | x]."""

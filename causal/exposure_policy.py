@@ -9,10 +9,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from causal.exposure_dose import examined
 from simlab.context import Context
 from simlab.errors import BadInput
 from simlab.slates import Ranked, SlateDistribution
 from simlab.slates.contract import masked, top
+
+_CELLS = 1 << 20
+"""Features that a model of pairs is asked about at once: 8 MB."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +37,12 @@ class UpliftRanking:
     name: str = "uplift ranking"
 
     def distribution(self, context: Context, slots: int) -> SlateDistribution:
-        """Return the ranking by effect."""
-        return Ranked(self.effect(context), slots, context.mask)
+        """Return the ranking by effect.
+
+        Raises:
+            BadInput: for effects of another shape, or one that is not a number.
+        """
+        return Ranked(_checked(self.effect(context), context), slots, context.mask)
 
 
 @dataclass(frozen=True)
@@ -50,10 +58,15 @@ class OfPairs:
     features: Callable[[Context], Float[Tensor, "user cand feat"]]
 
     def __call__(self, context: Context) -> Float[Tensor, "user cand"]:
-        """Return the number of each candidate."""
-        x = self.features(context)
-        found = self.predict(x.reshape(-1, x.shape[2]).cpu().numpy())
-        return torch.from_numpy(np.asarray(found, dtype=np.float64)).view(x.shape[:2]).to(x.device)
+        """Return the number of each candidate; 0 where it may not be shown, and nothing need be known."""
+        x, mask = self.features(context), context.mask
+        pairs = x[mask].cpu().numpy()
+        size = max(1, _CELLS // max(1, x.shape[2]))
+        parts = [self.predict(pairs[i : i + size]) for i in range(0, len(pairs), size)]
+        number = np.concatenate([np.asarray(p, dtype=np.float64).reshape(-1) for p in parts])
+        found = torch.zeros(x.shape[:2], dtype=torch.float64)
+        found[mask.cpu()] = torch.from_numpy(number)
+        return found.to(x.device)
 
 
 def slate_by_effect(
@@ -76,9 +89,9 @@ def slate_by_effect(
         cost: of showing an item, in the outcome's unit.
 
     Raises:
-        BadInput: for a θ that rises with the slot.
+        BadInput: for a θ that rises with the slot, or an effect that is not a number.
     """
-    theta = torch.as_tensor(np.asarray(examination, dtype=np.float64)).to(effect.device)
+    theta = torch.from_numpy(examined(examination)[0]).to(effect.device)
     rises = (theta[1:] > theta[:-1]).nonzero()
     if len(rises):
         slot = int(rises[0]) + 1
@@ -86,7 +99,21 @@ def slate_by_effect(
             f"examination of slot {slot} is {float(theta[slot]):g}, above that of slot {slot - 1}: the best "
             "slate is sorted by effect only where it does not rise"
         )
-    open_ = masked(effect.double(), context.mask)
+    open_ = masked(_checked(effect, context).double(), context.mask)
     columns = top(open_, len(theta))
     gain = open_.gather(1, columns)
     return context.slate(columns).masked_fill(gain.isneginf() | (gain * theta <= cost), blank)
+
+
+def _checked(effect: Tensor, context: Context) -> Tensor:
+    """Refuse effects that cannot be sorted: a NaN would stand first."""
+    if effect.shape != context.candidates.shape:
+        raise BadInput(
+            f"effect has shape {tuple(effect.shape)}, but there are {tuple(context.candidates.shape)} users "
+            "and candidates"
+        )
+    wrong = effect.isnan() & context.mask
+    if bool(wrong.any()):
+        row, column = (int(i) for i in wrong.nonzero()[0])
+        raise BadInput(f"effect, user {int(context.user[row])}, candidate {column}: nan is not a number")
+    return effect

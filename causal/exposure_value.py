@@ -8,7 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from causal.exposure import Exposures
-from causal.targeting.measure import Measure, column, measure, weights
+from causal.exposure_dose import Dose, examined, pull, with_examination
+from causal.targeting.measure import Array, Measure, column, measure, table, weights
 from simlab.errors import BadInput
 from simlab.slates import SlateDistribution
 
@@ -20,32 +21,35 @@ def examination_of(data: Exposures, *, baseline: Any = None, by: Any = None) -> 
 
         θ_k / θ_1 = E[h (Γ_k - Γ_0)] / E[h (Γ_1 - Γ_0)],   Γ_k = μ + 1{slot = k} (y - μ) / π_k,
 
-    with Γ_0 that of not being shown and μ any guess of y from x. The standard error is the delta method's,
-    clustered by user. If the first slot is always examined, the ratios are θ itself.
+    with Γ_0 that of not being shown and μ any guess of y from x. The ratio is the same for any weights h(x),
+    so each row also weighs 1 / Σ_k (1 / π_k): pairs that hardly ever stand at some slot tell little, and
+    those that never do tell nothing. The standard error is the delta method's, clustered by user. If the
+    first slot is always examined, the ratios are θ itself.
 
     Source: ours; Γ is the doubly robust score of a slot.
 
     Args:
-        data: a log whose every slot, and not being shown, has a chance in every row.
+        data: a log where some rows have a chance of every slot, and of not being shown.
         baseline: μ, learned on other rows, [round]; 0 by default. It takes off variance, never bias:
             `baseline_` of an `ExposureEffect`, with any θ.
         by: h, a function of x learned on other rows, [round]; 1 by default. Where effects of both signs
             cancel, an estimate of τ as h tells the ratios far better: `effect_` of an `ExposureEffect`.
 
     Raises:
-        BadInput: for a row without a chance of some slot, or an effect at the first slot that is not above
-            0 by two standard errors: then no ratio to it can be told.
+        BadInput: if no row has a chance of every slot, or an effect at the first slot is not above 0 by two
+            standard errors: then no ratio to it can be told.
     """
     rows = len(data)
     mu = np.zeros(rows) if baseline is None else column("baseline", baseline, rows)
     mass = weights(data.weight, rows)
+    with np.errstate(divide="ignore"):
+        mass = mass / (1 / data.chance).sum(1)
+    if not mass.any():
+        place = int(data.chance.min(0).argmin())
+        what = "of not being shown" if place == data.slots else f"of slot {place}"
+        raise BadInput(f"chance, row 0: the chance {what} is 0, and no row has one of every slot and of none")
     mass = mass / mass.sum()
     share = mass if by is None else mass * column("by", by, rows)
-    poor = np.argwhere(data.chance <= 0)
-    if len(poor):
-        row, place = poor[0]
-        what = "of not being shown" if place == data.slots else f"of slot {place}"
-        raise BadInput(f"chance, row {row}: the chance {what} is 0, so effects of slots cannot be compared")
     left = data.y - mu
     at = np.zeros_like(data.chance)
     every = np.arange(rows)
@@ -70,19 +74,23 @@ def expected_dose(distribution: SlateDistribution, examination: Any) -> Float[Te
     """Return Σ_k θ_k P(candidate at slot k): how much of each candidate a ranking lets a user see.
 
     Raises:
-        BadInput: for another number of slots.
+        BadInput: for another number of slots, or a θ that cannot be.
     """
-    theta = torch.as_tensor(np.asarray(examination, dtype=np.float64))
-    if theta.shape != (distribution.slots,):
-        raise BadInput(
-            f"examination has shape {tuple(theta.shape)}, but a slate has {distribution.slots} slots"
-        )
-    table = distribution.slot_marginals().double()
-    return torch.einsum("ukc,k->uc", table, theta.to(table.device))
+    theta = torch.from_numpy(examined(examination)[0])
+    if len(theta) != distribution.slots:
+        raise BadInput(f"examination is of {len(theta)} slots, but a slate has {distribution.slots}")
+    places = distribution.slot_marginals().double()
+    return torch.einsum("ukc,k->uc", places, theta.to(places.device))
 
 
 def ranking_gain(
-    data: Exposures, scores: Any, dose: Any, *, slates: int | None = None, name: str = "gain of the ranking"
+    data: Exposures,
+    scores: Any,
+    dose: Any,
+    *,
+    examination: Any = None,
+    slates: int | None = None,
+    name: str = "gain of the ranking",
 ) -> Measure:
     """Return what a ranking adds to the outcomes of a slate over showing nothing, from the log of another.
 
@@ -93,10 +101,16 @@ def ranking_gain(
     ranking may show is in the log. A factor on θ divides ψ and multiplies d: the gain needs θ only up to
     that. The paired difference of two rankings is `a.minus(b)`.
 
+    Where θ was estimated (`examination_of`), give it and the ranking's slots: its error then counts. With
+    P_ik the chance that the ranking shows i at slot k, the derivative of the gain by θ_k is the mean of
+    Σ_i (P_ik - d π_k (θ_k - m) / v) τ.
+
     Args:
         data: the log; users are clusters.
         scores: ψ of each row (`ExposureEffect.scores_`, or `scores` of a model of other rows).
-        dose: d of each row. A ranking must come from other users than those that judge it.
+        dose: d of each row, [round]; with `examination` the chance of each slot under the ranking, [round
+            slot] (`places_of`). A ranking must come from other users than those that judge it.
+        examination: θ, known or estimated: that of `scores`.
         slates: how many slates there were; by default those in the log.
         name: of the number.
 
@@ -111,14 +125,37 @@ def ranking_gain(
     many = logged if slates is None else slates
     if many < logged:
         raise BadInput(f"slates is {many}, but the log has {logged}")
-    own = (
-        weights(data.weight, len(data))
-        * column("dose", dose, len(data))
-        * column("scores", scores, len(data))
-    )
+    psi = weights(data.weight, len(data)) * column("scores", scores, len(data))
+    slope: Array | None = None
+    if examination is None:
+        own = column("dose", dose, len(data)) * psi
+    else:
+        places, known = _places(dose, data), Dose.of(data, examination)
+        seen = places @ examined(examination)[0]
+        own = seen * psi
+        slope = (psi @ places - (own / known.variance) @ pull(data, known, examination)) / many
     mean = float(own.sum() / many)
     # A slate deviates by what it brings less the mean. Slates without rows deviate, too: with this share of
     # the mean taken from the others, the sum of squares is that over all.
     part = many / logged * (1 - np.sqrt(1 - logged / many))
     influence = (own - part * mean / rows_of[whose]) / many
-    return measure(mean, influence, data.user, name)
+    if slope is None:
+        return measure(mean, influence, data.user, name)
+    return with_examination(mean, influence, slope, data, examination, name)
+
+
+def _places(values: Any, data: Exposures) -> Float[Array, "round slot"]:
+    """Check the chances of slots under a ranking."""
+    found = table("dose", values)
+    if found.shape != (len(data), data.slots):
+        raise BadInput(
+            f"dose has shape {found.shape}, but with `examination` it is the chance of each of {data.slots} "
+            f"slots in each of {len(data)} rows"
+        )
+    wrong = np.argwhere((found < 0) | (found.sum(1, keepdims=True) > 1 + 1e-6))
+    if len(wrong):
+        row, slot = wrong[0]
+        raise BadInput(
+            f"dose, row {row}, slot {slot}: {found[row, slot]:g} of {found[row].sum():g} are no chances"
+        )
+    return found

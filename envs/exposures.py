@@ -18,9 +18,12 @@ from simlab.context import Context
 from simlab.errors import BadInput
 from simlab.policy import Policy
 from simlab.seeds import Seed
+from simlab.slates import SlateDistribution
 
 CHUNK = 1 << 12
 """Users that are shown slates at once: the chances of all slots are [user, slot, item]."""
+LEFT_OUT = 1e-3
+"""Least chance of not being shown where chances are estimates from some hundreds of slates."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,38 @@ def exposures(
     return ExposureLog(**columns, examination=theta, users=n, feature_names=pair_names(world))
 
 
+def place_chances(
+    chosen: SlateDistribution, columns: Int[Tensor, "user slot"]
+) -> Float[Tensor, "user cand place"]:
+    """Return the chance of each slot for each candidate, and last of not being shown, float64.
+
+    Where a distribution's marginals are estimates (`exact_marginals`), so are these: those of the slate's own
+    items are `marginals`, which is never 0, an item has at least `LEFT_OUT` of not being shown, and each
+    candidate's chances are scaled to sum to 1.
+
+    Args:
+        chosen: who shows.
+        columns: the slate that was shown.
+    """
+    chance = chosen.slot_marginals().double()
+    exact = getattr(chosen, "exact_marginals", True)
+    if not exact:
+        chance = chance.scatter(2, columns.unsqueeze(2), chosen.marginals(columns).double().unsqueeze(2))
+    return with_left_out(chance, exact=exact)
+
+
+def with_left_out(
+    chance: Float[Tensor, "user slot cand"], *, exact: bool = True
+) -> Float[Tensor, "user cand place"]:
+    """Return the chances of slots by candidate, and last that of not being shown."""
+    slots = chance.transpose(1, 2)
+    left = 1 - slots.sum(2, keepdim=True)
+    if exact:
+        return torch.cat([slots, left.clamp(0, 1)], 2)
+    found = torch.cat([slots, left.clamp(min=LEFT_OUT)], 2)
+    return found / found.sum(2, keepdim=True)
+
+
 def pair_names(world: Promotion) -> tuple[str, ...]:
     """Return a name for each column of `pair_features`."""
     every = range(world.spec.covariates)
@@ -142,16 +177,17 @@ def _some(
     state = world.reset(n, world_seed, first)
     context = world.privileged(state) if getattr(policy, "privileged", False) else world.observe(state)
     chosen = policy.distribution(context, world.slots)
-    slate = context.slate(chosen.sample(policy_seed.at(state.user, state.step)))
+    columns = chosen.sample(policy_seed.at(state.user, state.step))
+    slate = context.slate(columns)
     items, slots = world.spec.items, world.slots
     bought = world.purchases(state, slate, world_seed)
     place = torch.full((n, items + 1), slots, device=slate.device)  # the last column is the blank item's
     place = place.scatter(1, slate, torch.arange(slots, device=slate.device).expand(n, -1))[:, :items]
-    table = chosen.slot_marginals().double()
-    at = torch.zeros(n, slots, items + 1, dtype=torch.float64, device=slate.device)
-    at.scatter_add_(2, context.candidates.unsqueeze(1).expand(-1, slots, -1), table)
-    chance = at[:, :, :items].transpose(1, 2)
-    chance = torch.cat([chance, (1 - chance.sum(2, keepdim=True)).clamp(0, 1)], 2)
+    table = place_chances(chosen, columns).masked_fill(~context.mask.unsqueeze(2), 0.0)
+    chance = torch.zeros(n, items + 1, slots + 1, dtype=torch.float64, device=slate.device)
+    chance.scatter_add_(1, context.candidates.unsqueeze(2).expand(-1, -1, slots + 1), table)
+    chance[:, :, slots] += 1 - chance.sum(2)  # what is no candidate is surely not shown
+    chance = chance[:, :items]
     luck = seed.split("kept").at(state.user, state.step).uniform("kept", items)
     shown = place < slots
     open_ = chance.amax(2) < 1 - 1e-9

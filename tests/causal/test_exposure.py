@@ -10,7 +10,8 @@ import torch
 from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.linear_model import LogisticRegression
 
-from causal.exposure import Dose, Exposures, score, shown_or_not
+from causal.exposure import Exposures, shown_or_not
+from causal.exposure_dose import Dose, score
 from causal.exposure_effect import ExposureEffect, deal
 from causal.exposure_policy import OfPairs, UpliftRanking
 from causal.exposure_value import examination_of, expected_dose, ranking_gain

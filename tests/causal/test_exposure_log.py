@@ -10,9 +10,11 @@ import pytest
 import torch
 
 from causal.contract import influence, value
-from causal.exposure import Dose, Exposures, score
+from causal.exposure import Exposures
+from causal.exposure_dose import Dose, score
 from causal.exposure_effect import ExposureEffect
-from causal.exposure_log import doses_of, exposures_of
+from causal.exposure_log import exposures_of
+from causal.exposure_places import doses_of
 from causal.exposure_policy import OfPairs, UpliftRanking, slate_by_effect
 from causal.exposure_value import examination_of, ranking_gain
 from causal.slate.pi import PI
