@@ -14,11 +14,12 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.logger import Logger
 
 import agents.core.choice
+import agents.core.inner
 import agents.core.on_policy
 from agents.actor_critic.ppo import SlatePPO
 from agents.core.policy import SlateActorCriticPolicy
 from agents.core.rows import EnvRows
-from agents.maths.plackett_luce import gumbel_top_k
+from agents.maths.plackett_luce import draw_slates, gumbel_top_k
 from envs.sb3 import make_sb3
 
 SIZE: dict[str, Any] = {"items": 12, "slots": 3, "topics": 3, "horizon": 6}
@@ -233,7 +234,11 @@ def one_luck(monkeypatch: pytest.MonkeyPatch) -> Callable[[], Any]:
     def draw(logits: Any, slots: int, generator: Any = None) -> Any:
         return gumbel_top_k(logits, slots, luck)
 
+    def draw_both(logits: Any, slots: int, generator: Any = None) -> Any:
+        return draw_slates(logits, slots, luck)
+
     monkeypatch.setattr(agents.core.choice, "gumbel_top_k", draw)
+    monkeypatch.setattr(agents.core.inner, "draw_slates", draw_both)
     return lambda: torch.Generator.manual_seed(luck, 3)
 
 
