@@ -6,6 +6,7 @@ Files that come after them may be new: tomorrow's file is then all that is read 
 
 import dataclasses
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from simlab.errors import BadInput
 from simlab.files import whole
 from simlab.seeds import Seed
 
-VERSION = 2
+VERSION = 3
 
 
 def settings(task: Task, piece_rows: int, version: str | None) -> dict[str, Any]:
@@ -30,12 +31,21 @@ def settings(task: Task, piece_rows: int, version: str | None) -> dict[str, Any]
         task: what is done to each piece.
         piece_rows: how files were cut.
         version: what the targets are, in the user's words; None to hash them.
+
+    Raises:
+        BadInput: without a version, for what cannot be hashed.
     """
-    return {
+    try:
+        scores: str | list[str] = fingerprint(*task.estimators)
+    except BadInput:
+        if version is None:
+            raise
+        scores = [version]
+    said = {
         "version": VERSION,
         "targets": {n: fingerprint(m) if version is None else [version] for n, m in task.makes.items()},
-        "estimators": [repr(e) for e in task.estimators],
-        "scores": fingerprint(*task.estimators),
+        "estimators": [re.sub(r" at 0x[0-9a-fA-F]+", "", repr(e)) for e in task.estimators],
+        "scores": scores,
         "columns": list(task.columns),
         "batch_rows": task.rows,
         "piece_rows": piece_rows,
@@ -43,6 +53,8 @@ def settings(task: Task, piece_rows: int, version: str | None) -> dict[str, Any]
         "buckets": task.buckets,
         "seed": task.seed.value,
     }
+    held: dict[str, Any] = json.loads(json.dumps(said))  # as it comes back: a tuple is a list there
+    return held
 
 
 def save(path: Path, said: Mapping[str, Any], done: Sequence[Piece], tally: Tally | None) -> None:
@@ -111,7 +123,10 @@ def _agree(was: Mapping[str, Any], now: Mapping[str, Any]) -> None:
         if before == after:
             continue
         if key == "targets":
-            raise BadInput("this state is of another target (what weighs the rows has changed)")
+            raise BadInput(
+                "this state is of another target (what weighs the rows has changed, if only in what it keeps "
+                "from use: with a version= that does not count)"
+            )
         if key == "scores":
             raise BadInput("the code of an estimator has changed since this state was written")
         raise BadInput(f"this state was made with {key} {before}, not {after}")

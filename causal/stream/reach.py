@@ -33,10 +33,11 @@ _UNSAID = frozenset(
         "__firstlineno__",
         "__static_attributes__",
         "__slotnames__",
+        "_value2member_map_",
     }
 )
-"""Members of a class that say nothing of what it does. Dataclasses are told by the methods made for them, and
-what has been pickled has `__slotnames__`."""
+"""Members of a class that say nothing of what it does. Dataclasses are told by the methods made for them;
+what has been pickled has `__slotnames__`, and an enumeration notes the flags that it was asked for."""
 
 
 def members(kind: type) -> Iterator[tuple[str, Any]]:
@@ -47,24 +48,28 @@ def members(kind: type) -> Iterator[tuple[str, Any]]:
 def reached(function: FunctionType) -> Iterator[tuple[str, Any]]:
     """Yield the globals that a function's code names and what it imports, by dotted name.
 
-    Of a module it is what the code may ask of it: what the module has of all the names in the code.
+    Of a module it is what the code may ask of it: what the module has of all the names in the code; and all
+    of it, where the code hands the module on.
     """
     space = function.__globals__
     codes = list(nested(function.__code__))
     names = {name for code in codes for name in code.co_names}
-    for name in sorted({name for code in codes for name in _globals(code)}):
+    steps = [_steps(code) for code in codes]
+    read = {found for each in steps for found in _globals(each)}
+    whole = {name for name, alone in read if alone}
+    for name in sorted({name for name, _ in read}):
         if name in space:
-            yield from _opened(name, space[name], names)
+            yield from [(name, space[name])] if name in whole else _opened(name, space[name], names)
         elif not hasattr(builtins, name):
             yield name, "(missing)"
-    for name, wanted in sorted({found for code in codes for found in _imports(code, space)}):
+    for name, wanted in sorted({found for each in steps for found in _imports(each, space)}):
         if installed(name):
             yield name, version(name)
             continue
         for each in (name, *(f"{name}.{part}" for part in wanted)):
             try:
                 yield from _opened(each, import_module(each), names)
-            except ImportError:
+            except Exception:  # of the module's own code, too
                 yield each, "(missing)"
 
 
@@ -81,46 +86,77 @@ def nested(code: CodeType) -> Iterator[CodeType]:
             yield from nested(constant)
 
 
-def arguments(code: CodeType) -> tuple[str, ...]:
-    """Return the names of a function's arguments."""
-    return code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
-
-
 def generated(function: FunctionType) -> bool:
     """Tell whether beartype made a function, which then only checks the types of what it wraps."""
     return function.__code__.co_filename.startswith("<@beartype") and hasattr(function, "__wrapped__")
 
 
-@cache
-def installed(module: str | None, file: str = "") -> bool:
-    """Tell whether a module (or the file that code is of) is Python's own or an installed package's."""
-    if file:
-        return file.startswith("<frozen") or _foreign(file)
-    root = (module or "").partition(".")[0]
-    if root == "__main__":
+def home(thing: object) -> str:
+    """Return the name of the module that a thing says it is of; of C code it need not be a string."""
+    name = getattr(thing, "__module__", None)
+    return name if isinstance(name, str) else ""
+
+
+def shipped(thing: Any) -> bool:
+    """Tell whether a class or function is the one that an installed module has under its name.
+
+    What an installed module makes for somebody else, such as a class by `make_dataclass`, is not.
+    """
+    return installed(home(thing)) and holds(home(thing), thing.__qualname__, thing)
+
+
+def holds(module: str, name: str, thing: object) -> bool:
+    """Tell whether a thing is what a module has under a dotted name."""
+    at: Any = sys.modules.get(module)
+    for part in name.split("."):
+        at = getattr(at, part, None)
+    return at is thing
+
+
+def installed(module: str) -> bool:
+    """Tell whether a module is Python's own or an installed package's, by where it lies."""
+    if module.partition(".")[0] in ("__main__", ""):
         return False
-    if root in sys.stdlib_module_names or root in sys.builtin_module_names:
-        return True
-    return any(_foreign(place) for place in _places(root))
+    places = _places(module)
+    return bool(places) and all(foreign(place) for place in places)
 
 
 @cache
+def foreign(path: str) -> bool:
+    """Tell whether a file or folder is Python's own or inside the folders of installed packages."""
+    if path.startswith("<frozen") or path in ("built-in", "frozen"):
+        return True
+    where = Path(path)
+    inside = {"site-packages", "dist-packages"} & set(where.parts)
+    return bool(inside) or any(where.is_relative_to(sysconfig.get_path(n)) for n in ("stdlib", "platstdlib"))
+
+
 def version(module: str) -> str:
     """Return the version of what a module was installed with, or "".
 
     A module of C code that is not installed counts by the bytes of its file.
     """
-    root = module.partition(".")[0]
+    if installed(module):
+        return release(module.partition(".")[0])
+    file = Path(str(getattr(sys.modules.get(module), "__file__", None) or ""))
+    return "" if not file.is_file() or file.suffix == ".py" else file.read_bytes().hex()
+
+
+@cache
+def release(root: str) -> str:
+    """Return the version of an installed top-level module, or ""."""
     if root in sys.stdlib_module_names:
         return sys.version
-    if not installed(module):
-        file = Path(getattr(sys.modules.get(module), "__file__", None) or "")
-        return "" if not file.is_file() or file.suffix == ".py" else file.read_bytes().hex()
     try:
         return metadata.version(root)
     except metadata.PackageNotFoundError:
-        owners = metadata.packages_distributions().get(root, ())
-        return " ".join(f"{owner} {metadata.version(owner)}" for owner in sorted(set(owners)))
+        return " ".join(f"{owner} {metadata.version(owner)}" for owner in _owners().get(root, ()))
+
+
+@cache
+def _owners() -> dict[str, list[str]]:
+    """Return the distributions that each top-level module is of."""
+    return {root: sorted(set(owners)) for root, owners in metadata.packages_distributions().items()}
 
 
 def _opened(
@@ -137,13 +173,19 @@ def _opened(
             yield from _opened(f"{name}.{part}", vars(value)[part], names, (*above, value))
 
 
-def _globals(code: CodeType) -> Iterator[str]:
-    return (step.argval for step in dis.get_instructions(code) if step.opname in ("LOAD_GLOBAL", "LOAD_NAME"))
+def _steps(code: CodeType) -> list[dis.Instruction]:
+    return [step for step in dis.get_instructions(code) if step.opname != "EXTENDED_ARG"]
 
 
-def _imports(code: CodeType, space: dict[str, Any]) -> Iterator[tuple[str, tuple[str, ...]]]:
+def _globals(steps: list[dis.Instruction]) -> Iterator[tuple[str, bool]]:
+    """Yield each global that code reads, and whether it is used otherwise than for an attribute."""
+    for step, after in zip(steps, [*steps[1:], None], strict=True):
+        if step.opname in ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"):
+            yield step.argval, after is None or after.opname not in ("LOAD_ATTR", "LOAD_METHOD")
+
+
+def _imports(steps: list[dis.Instruction], space: dict[str, Any]) -> Iterator[tuple[str, tuple[str, ...]]]:
     """Yield each module that code imports, and the names that it takes from it."""
-    steps = list(dis.get_instructions(code))
     for at, step in enumerate(steps):
         if step.opname == "IMPORT_NAME":
             level, wanted = steps[at - 2].argval, steps[at - 1].argval
@@ -151,23 +193,20 @@ def _imports(code: CodeType, space: dict[str, Any]) -> Iterator[tuple[str, tuple
             yield resolve_name(name, space.get("__package__") or "") if level else name, tuple(wanted or ())
 
 
-def _places(root: str) -> list[str]:
-    """Return where a top-level module lies; nowhere for one that was made at run time."""
-    module = sys.modules.get(root)
-    if module is None:
+def _places(name: str) -> list[str]:
+    """Return where a module lies, or the nearest package above that lies anywhere.
+
+    Nowhere, for one that was made at run time; and of a root that is not imported, where it would lie.
+    """
+    module = sys.modules.get(name)
+    spec = getattr(module, "__spec__", None)
+    above = name.rpartition(".")[0]
+    if module is None and not above:
         try:
-            spec = find_spec(root) if root else None
+            spec = find_spec(name)
         except (ImportError, ValueError):
             spec = None
-        found = [] if spec is None else [spec.origin, *(spec.submodule_search_locations or ())]
-    else:
-        found = [getattr(module, "__file__", None), *getattr(module, "__path__", ())]
-    return [place for place in found if place]
-
-
-@cache
-def _foreign(path: str) -> bool:
-    """Tell whether a path is inside the folders of Python or of installed packages."""
-    where = Path(path)
-    inside = {"site-packages", "dist-packages"} & set(where.parts)
-    return bool(inside) or any(where.is_relative_to(sysconfig.get_path(n)) for n in ("stdlib", "platstdlib"))
+    folders = getattr(module, "__path__", None) or getattr(spec, "submodule_search_locations", None) or ()
+    file = getattr(module, "__file__", None) or getattr(spec, "origin", None)
+    found = [place for place in ([file] if file else folders) if isinstance(place, str)]
+    return found or (_places(above) if above else [])

@@ -404,11 +404,11 @@ def test_of_an_installed_package_the_version_counts(monkeypatch: pytest.MonkeyPa
 
     before = fingerprint(uses)
     monkeypatch.setattr("importlib.metadata.version", lambda name: "0.1")
-    reach.version.cache_clear()
+    reach.release.cache_clear()
     try:
         assert fingerprint(uses) != before
     finally:
-        reach.version.cache_clear()
+        reach.release.cache_clear()
 
 
 class Held:
