@@ -10,7 +10,7 @@ from torch import Tensor
 from causal.exposure import Exposures
 from causal.exposure_dose import examined
 from causal.exposure_log import pieces
-from causal.targeting.measure import Array, measure, weights
+from causal.targeting.measure import Array, column, measure, weights
 from simlab.errors import BadInput
 from simlab.log import Log
 from simlab.policy import Policy
@@ -62,7 +62,8 @@ def places_of(
         column.scatter_(1, seen.candidates.masked_fill(~seen.mask, log.n_items), number)
         found[some] = table[row, :, column[row, asked]].cpu().numpy()
         whole[rows] = log.slots
-    _refuse_missing(data, found.sum(1), whole, slate, missing, getattr(target, "name", "the target"))
+    name = "the target" if isinstance(target, Tensor) else target.name
+    _refuse_missing(data, found.sum(1), whole, slate, missing, name)
     return found
 
 
@@ -82,6 +83,45 @@ def doses_of(
     """
     theta, _ = examined(examination, log.slots)
     found: Array = places_of(data, log, target, past=past, missing=missing) @ theta
+    return found
+
+
+def places_by(data: Exposures, index: Any) -> Float[Array, "round slot"]:
+    """Return the chance of each slot if each slate's pairs were sorted by an index, ties at random.
+
+    A slate's rows are then its candidates: keep all pairs (`unshown=1.0`), or what is ranked is those that
+    are there. The result is that of every order of the rows.
+
+    >>> from causal.exposure import Exposures
+    >>> three = Exposures.of([[1.0]] * 3, [0, 1, -1], [1, 0, 0], [[1 / 3] * 3] * 3, user=[7, 7, 7])
+    >>> places_by(three, [0.1, 0.5, 0.1])
+    array([[0. , 0.5],
+           [1. , 0. ],
+           [0. , 0.5]])
+
+    Args:
+        data: rows that say their slate, or their user where each saw one.
+        index: τ̂ of each row, say; the largest stands first.
+
+    Raises:
+        BadInput: for rows without slates and users, or an index that does not fit.
+    """
+    whose = data.user if data.slate is None else data.slate
+    if whose is None:
+        raise BadInput("pairs are sorted within their slate, and this log says neither slates nor users")
+    by = column("index", index, len(data))
+    order = np.lexsort((-by, whose))
+    number = np.arange(len(data))
+    slate, value = whose[order], by[order]
+    fresh = np.append(True, slate[1:] != slate[:-1])
+    other = fresh | np.append(True, value[1:] != value[:-1])
+    top = np.maximum.accumulate(np.where(fresh, number, 0))  # where the row's slate begins
+    first = np.maximum.accumulate(np.where(other, number, 0))  # and its ties
+    many = np.bincount(np.cumsum(other) - 1)[np.cumsum(other) - 1]
+    least = (first - top)[:, None]
+    slots = np.arange(data.slots)
+    found = np.empty((len(data), data.slots))
+    found[order] = ((slots >= least) & (slots < least + many[:, None])) / many[:, None]
     return found
 
 

@@ -109,7 +109,7 @@ def ranking_gain(
         data: the log; users are clusters.
         scores: ψ of each row (`ExposureEffect.scores_`, or `scores` of a model of other rows).
         dose: d of each row, [round]; with `examination` the chance of each slot under the ranking, [round
-            slot] (`places_of`). A ranking must come from other users than those that judge it.
+            slot] (`places_of`, `places_by`). A ranking must come from other users than those that judge it.
         examination: θ, known or estimated: that of `scores`.
         slates: how many slates there were; by default those in the log.
         name: of the number.
