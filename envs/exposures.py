@@ -7,7 +7,7 @@ logging policy's chance of each slot. So the effect of an item at a slot can be 
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float, Int
@@ -19,6 +19,9 @@ from simlab.errors import BadInput
 from simlab.policy import Policy
 from simlab.seeds import Seed
 from simlab.slates import SlateDistribution
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 CHUNK = 1 << 12
 """Users that are shown slates at once: the chances of all slots are [user, slot, item]."""
@@ -61,6 +64,22 @@ class ExposureLog:
     def __len__(self) -> int:
         """Return N, the number of rows."""
         return len(self.Y)
+
+    def frame(self) -> "pd.DataFrame":
+        """Return what a shop would have logged, without the truth: a row for each pair.
+
+        Columns: user, item, slot (empty where the item was not shown), propensity (the chance of that slot,
+        or of not being shown), outcome, weight, and the features.
+        """
+        import pandas as pd  # half a second to import, and few need it
+
+        table = pd.DataFrame({"user": self.user.numpy(), "item": self.item.numpy()})
+        unshown = self.slot == self.chance.shape[1] - 1
+        table["slot"] = self.slot.double().masked_fill(unshown, torch.nan).numpy()
+        table["propensity"] = self.chance.gather(1, self.slot.unsqueeze(1)).squeeze(1).numpy()
+        table["outcome"], table["weight"] = self.Y.numpy(), self.weight.numpy()
+        known = pd.DataFrame(self.X.numpy(), columns=list(self.feature_names))
+        return pd.concat([table, known], axis=1)
 
 
 @torch.no_grad()

@@ -89,11 +89,17 @@ def test_a_table_of_propensities_says_what_all_chances_say() -> None:
     world = Promotion(SHOP)
     theta = world.examination().double().numpy()
     log = exposures(world, Leaning(world, 0.5), 3000, Seed(21), unshown=0.5)
-    chance = log.chance.numpy()[np.arange(len(log)), log.slot.numpy()]
-    table = pd.DataFrame({"slot": log.slot.where(log.slot < 3, -1).double(), "bought": log.Y, "p": chance})
-    table.loc[table.slot < 0, "slot"] = np.nan  # not shown, as a join leaves it
+    table = log.frame()
+    assert list(table.columns[6:]) == list(log.feature_names)
+    assert table.slot.isna().mean() > 0.4
     data = Exposures.of(
-        log.X, table.slot, table.bought, propensity=table.p, user=log.user, weight=log.weight, item=log.item
+        table[list(log.feature_names)],
+        table.slot,
+        table.outcome,
+        propensity=table.propensity,
+        user=table.user,
+        weight=table.weight,
+        item=table.item,
     )
     found = ExposureEffect(theta, folds=3).fit(data).ate()
     truth = float(np.average(log.cate.numpy(), weights=log.weight.numpy()))

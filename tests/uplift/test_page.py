@@ -19,7 +19,7 @@ def test_the_python_runs_as_written(capsys: pytest.CaptureFixture[str]) -> None:
     blocks = re.findall(r"```python\n(.*?)```", PAGE, re.S)
     for block in blocks:
         exec(compile(block, "uplift.md", "exec"), space)
-    assert len(blocks) == 5
+    assert len(blocks) == 7
     said = capsys.readouterr().out
     value, error = map(float, re.findall(r"average effect (\S+) ± (\S+)", said)[0])
     assert abs(value - 1) < 4 * error
