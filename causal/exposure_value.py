@@ -1,4 +1,4 @@
-"""What a log of exposures says of slots and rankings: who looks where, and what another ranking brings."""
+"""What a log of exposures says of chances, slots and rankings: what is right, seen and gained."""
 
 from typing import Any
 
@@ -67,6 +67,33 @@ def examination_of(data: Exposures, *, baseline: Any = None, by: Any = None) -> 
     return tuple(
         measure(float(ratio[k]), influence[:, k], data.user, f"examination of slot {k}")
         for k in range(data.slots)
+    )
+
+
+def imbalance_of(data: Exposures, *, by: Any = None) -> tuple[Measure, ...]:
+    """Return how much more often pairs stood at each slot, and last at none, than their chances say.
+
+    It is Σ h (1{slot = k} - π_k) over the rows, over their number: near 0 if the chances are those of the
+    policy that showed, as a log's mean weight is near 1. One that is surely off, by several standard errors
+    (clustered by user), says that chances are wrong or rows are lost: no effect is then to be believed.
+
+    Args:
+        data: the log.
+        by: h, a function of x, [round]; 1 by default. With a feature, chances are looked at along it.
+
+    Raises:
+        BadInput: for an h that does not fit.
+    """
+    rows = len(data)
+    mass = weights(data.weight, rows)
+    share = mass / mass.sum() * (1.0 if by is None else column("by", by, rows))
+    off = -data.chance
+    off[np.arange(rows), data.slot] += 1
+    off *= share[:, None]
+    names = (*(f"slot {k}" for k in range(data.slots)), "not shown")
+    return tuple(
+        measure(float(off[:, k].sum()), off[:, k], data.user, f"imbalance of {name}")
+        for k, name in enumerate(names)
     )
 
 

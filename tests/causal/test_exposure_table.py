@@ -16,7 +16,7 @@ from causal.exposure_effect import ExposureEffect
 from causal.exposure_log import exposures_of
 from causal.exposure_places import places_by, places_of
 from causal.exposure_policy import OfPairs, UpliftRanking, slate_by_effect
-from causal.exposure_value import examination_of, expected_dose, ranking_gain
+from causal.exposure_value import examination_of, expected_dose, imbalance_of, ranking_gain
 from causal.targeting.measure import Measure, measure
 from envs.exposures import exposures, seen_pairs
 from envs.users.promotion import Promotion
@@ -186,6 +186,28 @@ def test_what_is_kept_does_not_hang_on_the_order_of_the_log() -> None:
     first, second = (ExposureEffect(THETA, folds=2).fit(d).ate() for d in (one, two))
     assert first.value == pytest.approx(second.value, abs=1e-9)
     assert first.stderr == pytest.approx(second.stderr, abs=1e-9)
+
+
+def test_wrong_chances_show_in_where_pairs_stood() -> None:
+    rows, chance = listed()
+    exact = Exposures.of(rows["x"], rows["slot"], rows["y"], chance, weight=rows["weight"], user=range(8))
+    for by in (None, rows["x"][:, 0] + 2):
+        np.testing.assert_allclose([m.value for m in imbalance_of(exact, by=by)], 0, atol=1e-12)
+    world = Promotion(SHOP)
+    log = exposures(world, Leaning(world, 0.8), 1500, Seed(8), unshown=0.3)
+    right = of_world(log)
+    own = log.chance.gather(1, log.slot.unsqueeze(1)).squeeze(1)
+    place = log.slot.where(log.slot < 3, -1)
+    alone = Exposures.of(log.X, place, log.Y, propensity=own, user=log.user, weight=log.weight)
+    even = torch.tensor([1 / 12, 1 / 12, 1 / 12, 3 / 4], dtype=torch.float64)
+    wrong = Exposures.of(log.X, log.slot, log.Y, even.expand(len(log), 4), user=log.user, weight=log.weight)
+    blind = Exposures.of(log.X, place, log.Y, propensity=even[log.slot], user=log.user, weight=log.weight)
+    lean = (log.X[:, :3] * log.X[:, 3:6]).sum(1)  # what the policy leans to
+    for data in (right, alone):
+        assert all(abs(m.value) < 4 * m.stderr for by in (None, lean) for m in imbalance_of(data, by=by))
+    for data in (wrong, blind):
+        assert all(abs(m.value) < 4 * m.stderr for m in imbalance_of(data))  # even on the whole
+        assert imbalance_of(data, by=lean)[0].value > 10 * imbalance_of(data, by=lean)[0].stderr
 
 
 # Averages -------------------------------------------------------------------------------------
