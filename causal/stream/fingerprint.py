@@ -159,7 +159,7 @@ class _Walk:
             raise BadInput(
                 f"a {name} does not tell what it holds or what it does, so a change would not be seen: "
                 f"give a version= that says so ({reason})"
-            ) from None
+            ) from error
         return (*parts, joined(words))
 
     def each(self, things: Iterable[Any]) -> Iterator[Part]:
@@ -250,6 +250,7 @@ class _Walk:
         if issubclass(kind, nn.Module) and "_orig_mod" in vars(thing).get("_modules", ()):
             yield self.part(thing._orig_mod)  # by torch.compile, which keeps what it compiled
             return
+        own: Any = getattr(thing, "__dict__", self)  # before pickle is asked: it tells an empty one from none
         try:
             made = _HOWS[kind](thing) if kind in _HOWS else thing.__reduce_ex__(2)
         except Exception:
@@ -267,19 +268,18 @@ class _Walk:
         for part in made:
             if isinstance(part, Iterator):
                 yield from self.each(part)
-            elif part is None:  # no attribute was set
-                yield from self.state(thing, {})
-            elif type(part) is dict:
-                yield from self.state(thing, part)
-            elif type(part) is tuple and [type(x) for x in part] == [dict, dict]:  # attributes and slots
-                yield from self.state(thing, part[0] | part[1])
+            elif part is None or type(part) is dict:
+                yield from self.state(thing, part or {})
+            elif type(part) is tuple and any(x is own for x in part):  # beside slots, or what C code holds
+                for x in part:
+                    yield from self.state(thing, x) if x is own else (self.part(x),)
             else:
                 yield self.part(part)
 
     def state(self, thing: Any, held: dict[Any, Any]) -> Iterator[Part]:
         """Yield attributes, but for those that come by themselves when they are asked for."""
         kind = type(thing)
-        cached = {n for base in kind.__mro__ for n, v in vars(base).items() if isinstance(v, cached_property)}
+        cached = {kept for base in kind.__mro__ for n, v in vars(base).items() for kept in _cache(n, v)}
         shown = {name: value for name, value in held.items() if name not in cached}
         if issubclass(kind, nn.Module):
             shown.pop("training", None)
@@ -349,6 +349,13 @@ def _content(cell: CellType) -> tuple[Any, ...]:
         return (cell.cell_contents,)
     except ValueError:
         return ()
+
+
+def _cache(name: str, member: object) -> tuple[str, ...]:
+    """Return the attribute in which a member of a class keeps what it was once asked for."""
+    if isinstance(member, cached_property):
+        return (name,)
+    return ("_cache",) if _name(type(member)) == "pandas._libs.properties.CachedProperty" else ()
 
 
 def _slots(kind: type) -> list[str]:

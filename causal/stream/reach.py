@@ -40,6 +40,9 @@ _UNSAID = frozenset(
 what has been pickled has `__slotnames__`, and an enumeration notes the flags that it was asked for."""
 
 
+_ASKS = ("LOAD_ATTR", "LOAD_METHOD")
+
+
 def members(kind: type) -> Iterator[tuple[str, Any]]:
     """Yield what the body of a class defines."""
     return ((name, value) for name, value in vars(kind).items() if name not in _UNSAID)
@@ -53,29 +56,32 @@ def reached(function: FunctionType) -> Iterator[tuple[str, Any]]:
     """
     space = function.__globals__
     codes = list(nested(function.__code__))
-    names = {name for code in codes for name in code.co_names}
     steps = [_steps(code) for code in codes]
-    read = {found for each in steps for found in _globals(each)}
-    whole = {name for name, alone in read if alone}
-    for name in sorted({name for name, _ in read}):
+    names = {name for code in codes for name in code.co_names}
+    alone = {name for each in steps for name in _alone(each)}
+    for name in sorted({name for each in steps for name in _globals(each)}):
         if name in space:
-            yield from [(name, space[name])] if name in whole else _opened(name, space[name], names)
+            yield from _opened(name, space[name], names, alone, name in alone)
         elif not hasattr(builtins, name):
             yield name, "(missing)"
-    for name, wanted in sorted({found for each in steps for found in _imports(each, space)}):
+    for name, part, variable in sorted({found for each in steps for found in _imports(each, space)}):
         if installed(name):
             yield name, version(name)
             continue
-        for each in (name, *(f"{name}.{part}" for part in wanted)):
+        for each in (name, f"{name}.{part}") if part else (name,):
+            whole = variable in alone and not (part and each == name)
             try:
-                yield from _opened(each, import_module(each), names)
+                yield from _opened(each, import_module(each), names, alone, whole)
             except Exception:  # of the module's own code, too
                 yield each, "(missing)"
 
 
 def contents(module: ModuleType) -> Iterator[tuple[str, Any]]:
     """Yield all that a module defines, or its version if it is installed."""
-    return _opened(module.__name__, module, [n for n in vars(module) if not n.startswith("__")])
+    if installed(module.__name__):
+        yield module.__name__, version(module.__name__)
+    else:
+        yield from ((name, value) for name, value in vars(module).items() if not name.startswith("__"))
 
 
 def nested(code: CodeType) -> Iterator[CodeType]:
@@ -160,37 +166,54 @@ def _owners() -> dict[str, list[str]]:
 
 
 def _opened(
-    name: str, value: Any, names: Collection[str], above: tuple[ModuleType, ...] = ()
+    name: str,
+    value: Any,
+    names: Collection[str],
+    alone: Collection[str],
+    whole: bool,
+    above: tuple[ModuleType, ...] = (),
 ) -> Iterator[tuple[str, Any]]:
-    """Yield a thing, or of a module what it has of some names."""
-    if not isinstance(value, ModuleType):
+    """Yield a thing; of a module that code does not hand on, what it has of some names."""
+    if not isinstance(value, ModuleType) or whole:
         yield name, value
     elif installed(value.__name__):
         yield name, f"{value.__name__} {version(value.__name__)}"
     elif value not in above:
         yield name, value.__name__
         for part in sorted(vars(value).keys() & set(names)):
-            yield from _opened(f"{name}.{part}", vars(value)[part], names, (*above, value))
+            below = vars(value)[part]
+            yield from _opened(f"{name}.{part}", below, names, alone, part in alone, (*above, value))
 
 
 def _steps(code: CodeType) -> list[dis.Instruction]:
     return [step for step in dis.get_instructions(code) if step.opname != "EXTENDED_ARG"]
 
 
-def _globals(steps: list[dis.Instruction]) -> Iterator[tuple[str, bool]]:
-    """Yield each global that code reads, and whether it is used otherwise than for an attribute."""
-    for step, after in zip(steps, [*steps[1:], None], strict=True):
+def _globals(steps: list[dis.Instruction]) -> Iterator[str]:
+    """Yield the names that code looks up outside of its function."""
+    for step in steps:
         if step.opname in ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"):
-            yield step.argval, after is None or after.opname not in ("LOAD_ATTR", "LOAD_METHOD")
+            yield step.argval
 
 
-def _imports(steps: list[dis.Instruction], space: dict[str, Any]) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Yield each module that code imports, and the names that it takes from it."""
+def _alone(steps: list[dis.Instruction]) -> Iterator[str]:
+    """Yield the names of variables and attributes that code uses otherwise than to ask them for another."""
+    for step, after in zip(steps, [*steps[1:], None], strict=True):
+        loads = step.opname.startswith("LOAD_") and step.opname != "LOAD_CONST"
+        if loads and (after is None or after.opname not in _ASKS):
+            yield from step.argval if isinstance(step.argval, tuple) else (str(step.argval),)
+
+
+def _imports(steps: list[dis.Instruction], space: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """Yield each module that code imports, what it takes from it (or ""), and in which variable."""
     for at, step in enumerate(steps):
         if step.opname == "IMPORT_NAME":
             level, wanted = steps[at - 2].argval, steps[at - 1].argval
             name = "." * level + step.argval
-            yield resolve_name(name, space.get("__package__") or "") if level else name, tuple(wanted or ())
+            name = resolve_name(name, space.get("__package__") or "") if level else name
+            kept = (s.argval for s in steps[at:] if s.opname.startswith("STORE_"))
+            for part in wanted or ("",):
+                yield name, part, str(next(kept, ""))
 
 
 def _places(name: str) -> list[str]:

@@ -24,9 +24,13 @@ from tests.causal.streamed import MODEL, TARGET, Spy, made, write
 
 MAIN = """
 import functools
-from dataclasses import dataclass, field
-from functools import cached_property, singledispatch
+import re
+from collections import namedtuple
+from dataclasses import dataclass, field, make_dataclass
+from enum import Enum, auto
+from functools import cached_property, partialmethod, singledispatch
 
+import numpy as np
 import torch
 import fp_helper
 import fp_helper as short
@@ -64,6 +68,25 @@ def imports_a_module_late(x):
     import fp_helper.sub
     return fp_helper.sub.far(x)
 
+def hands_a_module_on(x):
+    return asks(fp_helper, x)
+
+def hands_a_part_on(x):
+    return asks(fp_helper.sub, x)
+
+def hands_an_import_on(x):
+    import fp_helper.sub as late
+    return asks(late, x)
+
+def hands_a_taken_part_on(x):
+    def inner():
+        from fp_helper import sub as late
+        return lambda: asks(late, x)
+    return inner()()
+
+def asks(module, x):
+    return getattr(module, "far", module)(x)
+
 def with_names(x):
     return NAMES["b"][1] * x
 
@@ -79,6 +102,63 @@ def with_default(x, by=3, *, far=4):
 def closed(by):
     return lambda x: x + by
 
+def pairs(a, b, /):
+    return a - b
+
+def options(*, a, b):
+    return a - b
+
+def matches(x):
+    match x:
+        case {"a": 23}:
+            return f"{x!r:>24}"
+        case _:
+            return [y for y in x if y > 25]
+
+def mangled(x):
+    try:
+        return x.first
+    except KeyError:
+        return x.second
+
+def vowels(x):
+    return VOWELS.sub("-", x) + str(x in ALSO)
+
+VOWELS = re.compile("[aeiou]")
+ALSO = frozenset({(26, "a"), (27, "b")})
+Row = make_dataclass("Row", [("a", int, 28)])
+Pair = namedtuple("Pair", "a b", defaults=(29,))
+
+def rows(x):
+    return Row() if x else Pair(x)
+
+class Kind(Enum):
+    LOW = 30
+    HIGH = auto()
+
+    def level(self):
+        return self.value * 31
+
+def kinds_of(x):
+    return Kind(x).level()
+
+class Meta(type):
+    def __call__(cls, *args):
+        return super().__call__(*args) if args else 32
+
+class Made(metaclass=Meta):
+    pass
+
+class Ten:
+    def __get__(self, thing, kind):
+        return 33
+
+class Described:
+    ten = Ten()
+    half = partialmethod(inner)
+
+described = Described()
+vector = np.vectorize(lambda x: x + 34)
 closure = closed(5)
 part = functools.partial(with_default, by=6)
 
@@ -192,6 +272,30 @@ SEES: list[tuple[str, str, str]] = [
     ("reads_a_package", "x + 22", "x + 122"),
     ("imports_late", "x + 22", "x + 122"),
     ("imports_a_module_late", "x + 22", "x + 122"),
+    ("hands_a_module_on", "x + 22", "x + 122"),
+    ("hands_a_module_on", "scale = 20", "scale = 120"),
+    ("hands_a_part_on", "x + 22", "x + 122"),
+    ("hands_an_import_on", "x + 22", "x + 122"),
+    ("hands_a_taken_part_on", "x + 22", "x + 122"),
+    ("pairs", "b, /)", "b)"),
+    ("pairs", "a, b", "b, a"),
+    ("options", "*, a, b", "a, b"),
+    ("matches", '"a": 23', '"a": 123'),
+    ("matches", '"a": 23', '"b": 23'),
+    ("matches", ">24", ">124"),
+    ("matches", "y > 25", "y >= 25"),
+    ("mangled", "KeyError", "ValueError"),
+    ("mangled", "x.second", "x.third"),
+    ("vowels", "[aeiou]", "[aeio]"),
+    ("vowels", '27, "b"', '127, "b"'),
+    ("rows", "int, 28", "int, 128"),
+    ("rows", "(29,)", "(129,)"),
+    ("kinds_of", "LOW = 30", "LOW = 130"),
+    ("kinds_of", "self.value * 31", "self.value + 31"),
+    ("Made", "32", "132"),
+    ("described", "33", "133"),
+    ("described", "x * SCALE", "x + SCALE"),
+    ("vector", "34", "134"),
     ("with_names", "[1, 2]", "[1, 3]"),
     ("with_tensor", "torch.ones(3)", "torch.tensor([1.0, 1.0, 1.0 + 1e-6])"),
     ("with_choice", '"z"}', '"w"}'),
@@ -232,6 +336,7 @@ IGNORES = [
     ("outer", "rate = 8", "rate = 108"),
     ("policy", "SCALE = 2.0", "SCALE = 2.0\nOTHER = 1"),
     ("reads_a_module", "scale = 20", "scale = 120"),
+    ("hands_a_part_on", "scale = 20", "scale = 120"),
 ]
 
 
