@@ -86,7 +86,8 @@ def stream(
         checkpoint: where the state is kept after each piece. If it is there, its pieces are not read again,
             provided that the settings, the files and what weighs and scores the rows are the same. Of the
             targets that is a hash of what they hold and of all code that they can reach, see
-            `causal.stream.fingerprint`, also for what it cannot see: give such targets a `version`.
+            `causal.stream.fingerprint`, also for what it cannot see: give such targets a `version`, and those
+            that it refuses, and those that keep something from use.
         version: what the targets are, in your words, to be kept in the checkpoint instead of that hash. Then
             it is for you to give them another version when they change.
         batch_rows: rows of a batch.

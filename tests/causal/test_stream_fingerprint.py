@@ -2,6 +2,7 @@
 
 import functools
 import importlib
+import json
 import pickle
 import subprocess
 import sys
@@ -17,9 +18,12 @@ import torch
 
 from causal.bandit.ips import IPS
 from causal.stream import Columns, Logged, PolicyRounds, stream
+from causal.stream.checkpoint import settings
 from causal.stream.fingerprint import fingerprint
+from causal.stream.tally import Task
 from simlab.context import Context
 from simlab.errors import BadInput
+from simlab.seeds import Seed
 from tests.causal.streamed import MODEL, TARGET, Spy, made, write
 
 MAIN = """
@@ -431,6 +435,46 @@ def test_another_process_agrees(load: Callable[..., ModuleType], tmp_path: Path)
         assert said.stdout.split() == [fingerprint(getattr(module, name)) for name in names]
 
 
+TAKEN = """
+import sys
+sys.path[:0] = sys.argv[1:3]
+import {name} as module
+from causal.stream.fingerprint import fingerprint
+
+def late(x):
+    import {name}
+    return {name}.Held().step(x)
+
+def asks(x):
+    return module.step(x)
+
+print(*map(fingerprint, (module.Held, module.Held(), module, late, asks)))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["wheel", "this"])
+def test_a_module_by_the_name_of_an_installed_one(tmp_path: Path, name: str) -> None:
+    """Where it lies says whose it is, not its name."""
+    said = []
+    for rate in (1, 2):
+        text = (
+            f"RATE = {rate}\ndef step(x):\n    return x * RATE\nclass Held:\n    step = staticmethod(step)\n"
+        )
+        (tmp_path / f"{name}.py").write_text(text, "utf-8")
+        code = TAKEN.format(name=name)
+        found = subprocess.run(
+            [sys.executable, "-B", "-c", code, str(tmp_path), str(Path(__file__).parents[2])],
+            env={"OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        said.append(found.stdout.split())
+    assert len(said[0]) == 5
+    assert all(a != b for a, b in zip(*said, strict=True))
+
+
 def test_what_objects_hold() -> None:
     def of(scale: float) -> Callable[[Any], Any]:
         return lambda batch: scale * batch
@@ -562,3 +606,37 @@ def test_a_resume_with_another_score_is_refused(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(IPS, "score", lambda self, data: score(self, data))
     with pytest.raises(BadInput, match=r"state: the code of an estimator has changed since this state"):
         stream(folder, MODEL, [IPS()], checkpoint=tmp_path / "state")
+
+
+class Plain(IPS):
+    """An estimator that says where it lies."""
+
+    def __repr__(self) -> str:
+        return object.__repr__(self)
+
+
+def test_what_equal_settings_are(tmp_path: Path) -> None:
+    """As JSON gives them back, and without the places that objects lie at."""
+    folder = write(tmp_path / "log", made(), (200, 400))
+    stream(folder, {"a": MODEL, "b": TARGET}, [Plain()], checkpoint=tmp_path / "state")
+    stream(folder, {"a": MODEL, "b": TARGET}, [Plain()], checkpoint=tmp_path / "state")
+    task = Task({"": MODEL}, (IPS(),), ("a", "b"), 7, True, 8, Seed(3))
+    said = settings(task, 5, "as of May")
+    assert said == json.loads(json.dumps(said))
+    assert settings(task, 5, "as of June") != said != settings(task, 5, None)
+
+
+def test_what_cannot_be_hashed_takes_a_version(tmp_path: Path) -> None:
+    columns = made()
+    folder = write(tmp_path / "log", columns, (200, 400))
+    unknown = iter(x for x in "ab")
+    weigh = Columns(tuple(columns), lambda batch: (MODEL(batch), unknown)[0])
+    with pytest.raises(BadInput, match=r"a builtins.generator does not tell .* give a version="):
+        stream(folder, weigh, [IPS()], checkpoint=tmp_path / "state")
+    stream(folder, weigh, [IPS()], checkpoint=tmp_path / "state", version="as of May")
+    stream(folder, weigh, [IPS()], checkpoint=tmp_path / "state", version="as of May")
+    odd = IPS()
+    object.__setattr__(odd, "unknown", unknown)
+    with pytest.raises(BadInput, match="give a version="):
+        stream(folder, MODEL, [odd], checkpoint=tmp_path / "odd")
+    stream(folder, MODEL, [odd], checkpoint=tmp_path / "odd", version="as of May")

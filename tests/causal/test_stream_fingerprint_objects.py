@@ -15,6 +15,7 @@ import threading
 import types
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import make_dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,8 +30,12 @@ from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 
+from agents.actor_critic.ppo import PPOAgent
+from causal.stream import Logged, PolicySlates
 from causal.stream.fingerprint import fingerprint
+from envs.users.feed import Feed, FeedSpec
 from simlab.errors import BadInput
+from simlab.seeds import Seed
 
 
 class Marked(np.ndarray):
@@ -341,6 +346,36 @@ def test_hooks_count_and_their_numbers_do_not() -> None:
     for _ in itertools.repeat(None, 3):
         hooked(2.0)
     assert fingerprint(hooked(1.0)) == before != fingerprint(nn.Identity())
+
+
+def test_frames_that_were_used_are_the_same() -> None:
+    """What pandas remembers of them does not count, and neither does the file of a memory map's numbers."""
+    frame = pd.DataFrame({"a": [1, 2], "b": ["x", "y"], "c": pd.to_datetime(["2020-01-01", "2021-01-01"])})
+    held = functools.partial(len, frame)
+    before = fingerprint(frame), fingerprint(held)
+    frame.loc[0]
+    frame.groupby("b").a.sum()
+    frame.index.get_loc(1)
+    assert (fingerprint(frame), fingerprint(held)) == before
+
+
+def test_memory_maps(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.arange(3))
+    np.save(tmp_path / "b.npy", np.arange(3) + 1)
+    one, same, other = (np.load(tmp_path / f"{name}.npy", mmap_mode="r") for name in "aab")
+    assert fingerprint(one) == fingerprint(same) != fingerprint(other)
+
+
+@pytest.mark.slow
+def test_an_agent_that_was_loaded(tmp_path: Path) -> None:
+    world = Feed(FeedSpec(items=12, slots=2, horizon=4))
+    PPOAgent(num_envs=4).learn(world, 4, 5, Seed(1)).save(tmp_path / "one")
+    PPOAgent(num_envs=4).learn(world, 4, 5, Seed(2)).save(tmp_path / "two")
+    one, same, other = (PPOAgent.load(tmp_path / name) for name in ("one", "one", "two"))
+    before = fingerprint(Logged(PolicySlates(one)))
+    assert before == fingerprint(Logged(PolicySlates(same))) != fingerprint(Logged(PolicySlates(other)))
+    one.distribution(world.observe(world.reset(3, Seed(0))), 2).mode()
+    assert fingerprint(Logged(PolicySlates(one))) == before
 
 
 def test_a_compiled_model_is_the_model() -> None:
