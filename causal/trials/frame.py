@@ -119,6 +119,9 @@ class Frame:
             )
         except BadInput as error:
             text = str(error)
+            for part in ("treatment", "outcome", "weight", "user"):  # in the table's own words
+                if text.startswith(f"column {part}"):
+                    text = text.replace(f"column {part}", f"column {getattr(self, part)}", 1)
             raise BadInput(text if text.startswith(where) else f"{where}: {text}") from None
 
     def _open(self) -> tuple[str, Source]:

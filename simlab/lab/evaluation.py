@@ -140,6 +140,8 @@ def check(config: "EvaluateConfig") -> None:
         raise BadInput(f"level is {config.level}, but a coverage is between 0 and 1")
     if config.folds < 2:
         raise BadInput(f"folds is {config.folds}, but cross-fitting needs at least 2")
+    if config.reward_model == "none" and config.folds != 3:
+        raise BadInput(f"folds is {config.folds}, but --reward-model is none: there is nothing to cross-fit")
     if not 0 <= config.discount <= 1:
         raise BadInput(f"discount is {config.discount}, but it is in [0, 1]")
     if config.horizon is not None and config.horizon < 1:

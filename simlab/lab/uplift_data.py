@@ -74,6 +74,8 @@ def check(config: "UpliftConfig") -> None:
     for name in ("cost", "value"):
         if not np.isfinite(getattr(config, name)):
             raise BadInput(f"{name} is {getattr(config, name)}, but it is a finite number")
+    if config.cost < 0:
+        raise BadInput(f"cost is {config.cost:g}, but treating a row costs at least 0")
     if config.budget is not None:
         if not (config.budget > 0 and np.isfinite(config.budget)):
             raise BadInput(f"budget is {config.budget}, but it is a finite number above 0")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from causal.diagnostics import Verdict
 from causal.targeting.calibration import Blp, Groups, blp, group_effects
@@ -147,6 +147,7 @@ def uplift(config: "UpliftConfig", parts: Path) -> Result:
     given = load(config, seed)
     trial = given.trial
     fold = _folds(config, trial, seed)
+    _fills(config.groups, trial, fold >= 0)
     _same_trial(trial, parts)
     fits = _Fits(config, trial, fold, seed, parts)
     found, left_out = fits.make()
@@ -168,6 +169,22 @@ def uplift(config: "UpliftConfig", parts: Path) -> Result:
         notes=(*given.notes, *left_out, *_notes(config, given, rows)),
         budget=money,
     )
+
+
+def _fills(groups: int, trial: Trial, judged: Bool[Array, " row"]) -> None:
+    """Refuse more groups than can be filled, before anything is learned.
+
+    Raises:
+        BadInput: naming how many groups of two there are at most.
+    """
+    what, many = "rows", int(judged.sum())
+    if trial.user is not None:
+        what, many = "users", len(np.unique(trial.user[judged]))
+    if many < 2 * groups:
+        raise BadInput(
+            f"groups is {groups}, but {many} judged {what} fill at most {many // 2} of two each, which a "
+            "standard error takes"
+        )
 
 
 def stopped(run: "Run") -> str:

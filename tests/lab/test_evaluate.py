@@ -13,6 +13,8 @@ from simlab.context import Catalog
 from simlab.datasets.open_bandit import BernoulliTS, OpenBandit
 from simlab.errors import BadInput
 from simlab.lab.cli import main
+from simlab.lab.evaluate import EvaluateConfig
+from simlab.lab.evaluation import check
 from simlab.lab.reward_models import check_word, reward_model
 from simlab.lab.targets import halves, make_target
 from simlab.log import Log
@@ -425,6 +427,12 @@ def test_reward_models_by_name(word: str, reward: list[float], kind: str) -> Non
     check_word(word)
     model = reward_model(word, log)
     assert type(getattr(model, "estimator", None)).__name__ == kind
+
+
+def test_folds_without_a_reward_model_say_so() -> None:
+    with pytest.raises(BadInput, match="folds is 5, but --reward-model is none"):
+        check(EvaluateConfig("log.csv", "random", folds=5, reward_model="none"))
+    check(EvaluateConfig("log.csv", "random", reward_model="none"))
 
 
 def test_a_ranker_is_a_reward_model() -> None:

@@ -1,6 +1,7 @@
 """`simlab uplift` from end to end: known effects, who is best, refusals, and what is left behind."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,7 +19,7 @@ from simlab.lab.cli import main
 from simlab.lab.uplift import UpliftConfig
 from simlab.lab.uplift_data import check, learners, load, named
 from simlab.lab.uplift_drivers import drivers
-from simlab.lab.uplift_work import places
+from simlab.lab.uplift_work import places, uplift
 from simlab.parts import part
 from simlab.seeds import Seed
 from tests.lab.browser import browse
@@ -364,6 +365,7 @@ def refused(path: Path | str, *words: str | float, capsys: Any) -> str:
         ((*WORDS[:6], "--propensity", "0.2", "0.3", "0.5"), "propensity has 3 numbers, but there are 2 arms"),
         ((*WORDS[:6], "--propensity", "0.2", "age"), "give numbers or columns, not both"),
         ((*WORDS, "--cost", "1", "--budget", "0"), "budget is 0.0, but it is a finite number above 0"),
+        ((*WORDS, "--cost", "-1"), "cost is -1, but treating a row costs at least 0"),
         ((*WORDS, "--budget", "5"), "--budget needs a --cost of treating a row above 0, and it is 0"),
         ((*WORDS, "--features", "nothing*"), "no column is or matches nothing*"),
     ],
@@ -405,7 +407,7 @@ def bad(case: str) -> tuple[pd.DataFrame, tuple[str, ...]]:
         ("outcome", "feature copy equals the outcome in every row; leave it out with --drop copy"),
         ("arm", "whose opened is 1 got"),
         ("name", "feature conversion has the name of an outcome or a treatment"),
-        ("constant", "column treatment has one value, 1: without a second arm there is no effect"),
+        ("constant", "column mailed has one value, 1: without a second arm there is no effect"),
         ("flat", "the outcome is 3 in every row"),
         ("tiny", "arm 1 has 12 rows"),
         ("overlap", "of the rows had a chance below 0.05 of some arm"),
@@ -420,6 +422,19 @@ def test_the_guards_refuse_in_one_sentence(
     path = saved(tmp_path, frame.drop(columns="customer"))
     said = refused(path, "--treatment", "mailed", "--outcome", "spend", *more, *FAST, capsys=capsys)
     assert sentence in said
+
+
+def test_too_many_groups_are_refused_before_anything_is_learned(
+    table: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(uplift_work._Fits, "make", lambda fits: pytest.fail("it learned"))
+    rows = len(pd.read_csv(table))
+    config = UpliftConfig(str(table), "mailed", "spend", drop=("customer",), groups=rows, test_share=0.5)
+    with pytest.raises(BadInput, match=f"groups is {rows}, but {rows // 2} judged rows fill at most"):
+        uplift(config, tmp_path)
+    config = replace(config, drop=(), user="customer", groups=rows // 2, test_share=None)
+    with pytest.raises(BadInput, match="judged users fill at most"):
+        uplift(config, tmp_path)
 
 
 def test_force_goes_on_and_says_so(tmp_path: Path) -> None:
