@@ -11,6 +11,8 @@ from simlab.errors import BadInput
 
 DRAWS = (2, 12)
 """Least and most draws with replacement beyond the slots in a round."""
+PEAKED = 5.0
+"""Repeats among K draws, beyond which a race of all candidates is sooner done."""
 GROUP = 8
 """Candidates of which the sum is drawn from first."""
 BELOW_ONE = 1 - 2.0**-53
@@ -24,22 +26,29 @@ def race(
     """Let exponential clocks of rate exp(ℓ) ring; the first K, in order, are the slate."""
     if logits.shape[1] < slots:
         raise BadInput(f"row 0 has {logits.shape[1]} candidates, but the slate has {slots} slots")
-    if logits.device.type == "cpu":  # three times as fast there as `exponential_`, and 53 bits deep
-        noise = torch.rand(logits.shape, dtype=torch.float64, generator=generator).log_().neg_()
-    else:
-        noise = torch.empty_like(logits).exponential_(generator=generator)
-    clock = noise.to(logits.dtype).log_().sub_(logits)
-    first, columns = clock.topk(slots, dim=1, largest=False)
+    first, columns = clocks(logits, generator).topk(slots, dim=1, largest=False)
     if logits.device.type == "cpu" and not bool(first[:, -1:].isfinite().all()):
         refuse(logits, slots)
     return columns
 
 
+def clocks(
+    logits: Float[Tensor, "user cand"], generator: torch.Generator | None
+) -> Float[Tensor, "user cand"]:
+    """Return when each clock rings, as a logarithm."""
+    if logits.device.type == "cpu":  # three times as fast there as `exponential_`, and 53 bits deep
+        noise = torch.rand(logits.shape, dtype=torch.float64, generator=generator).log_().neg_()
+    else:
+        noise = torch.empty_like(logits).exponential_(generator=generator)
+    return noise.to(logits.dtype).log_().sub_(logits)
+
+
 class Inversion:
     """Draw with replacement until each row has K different columns, in the order of their first draw.
 
-    The first round makes as many draws as few rows will need more than; its exponentials also give the
-    log-probabilities. Rows that found too few go on with what is left, shifted anew.
+    There are as many draws as few rows will need more than; their exponentials also give the
+    log-probabilities. Rows that found too few go on by a race of what is left, and where most rows would,
+    all race: a peaked softmax draws the same few again and again.
 
     Args:
         table: the logits.
@@ -70,8 +79,14 @@ class Inversion:
         self.upto[:, 0] = 0.0
         if table.cands < slots:
             refuse(table.whole(), slots)
-        drawn, far, mass = self._first()
-        short = self._different(drawn, far)
+        first = self._first()
+        if first is None:
+            self.columns = self._raced()
+            self.log_prob = table.given.new_zeros(table.rows, slots)
+            self.sure = torch.zeros(table.rows, dtype=torch.bool)
+            return
+        drawn, far, mass = first
+        short, have = self._different(drawn, far)
         # log P(a_k | above) = shifted - log(what is left), in double: what was shown above is taken off.
         own = self.far.double()
         weight = own.exp()
@@ -80,10 +95,13 @@ class Inversion:
         self.sure = (seen[:, -1:] < (1 - SURE) * mass).squeeze(1)
         if len(short):
             self.sure[short] = False
-            self._fill(short)
+            self._fill(short, have)
 
-    def _first(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Return draws with replacement, how far each is from its row's best logit, and Σ exp of that."""
+    def _first(self) -> tuple[Tensor, Tensor, Tensor] | None:
+        """Return draws with replacement, how far each is from its row's best logit, and Σ exp of that.
+
+        None says that most rows would draw too few.
+        """
         table, draws = self.table, 0
         mass = torch.empty(table.rows, 1, dtype=torch.float64)
         drawn, far = mass.new_empty(0, dtype=torch.int64), table.given.new_empty(0)
@@ -93,6 +111,8 @@ class Inversion:
             self._weigh(shifted, weight)
             if not draws:
                 draws = self._needed(weight)
+                if not draws:
+                    return None
                 drawn, far = drawn.new_empty(table.rows, draws), far.new_empty(table.rows, draws)
             drawn[part], mass[part] = self._search(weight, draws)
             torch.gather(shifted, 1, drawn[part], out=far[part])
@@ -136,59 +156,65 @@ class Inversion:
         return columns, mass
 
     def _needed(self, weight: Tensor) -> int:
-        """Return K and some more draws, by how many repeats these rows expect: K (K - 1) / 2 · Σ p²."""
+        """Return K and some more draws, by how many repeats these rows expect; 0 where they expect many.
+
+        Two draws are alike with the chance Σ p², so K draws have K (K - 1) / 2 · Σ p² repeats.
+        """
         alike = torch.linalg.vecdot(weight, weight) / weight.sum(1).square()
         repeats = float(alike.mean()) * self.slots * (self.slots - 1) / 2
-        return self.slots + min(DRAWS[1], DRAWS[0] + math.ceil(2 * repeats))
+        return 0 if repeats > PEAKED else self.slots + min(DRAWS[1], DRAWS[0] + math.ceil(2 * repeats))
 
-    def _different(self, drawn: Tensor, far: Tensor) -> Tensor:
-        """Keep the first K different draws of each row; return the rows that have fewer."""
+    def _different(self, drawn: Tensor, far: Tensor) -> tuple[Tensor, Tensor]:
+        """Keep the first K different draws of each row; return the rows with fewer, and how many."""
         self.columns, self.far = drawn[:, : self.slots].clone(), far[:, : self.slots].clone()
         slot = self.columns.T.contiguous()
         twice = torch.zeros(len(drawn), dtype=torch.bool)
         for k in range(1, self.slots):
             twice |= (slot[:k] == slot[k]).any(0)
         again = twice.nonzero().squeeze(1)
-        self.found = torch.zeros(0, dtype=torch.int64)
         if not len(again):
-            return again
+            return again, again
         drawn, far = drawn[again], far[again]
         out = torch.zeros(len(again), self.slots + 1, dtype=torch.int64)  # the last takes what is too many
-        place, found = _places(drawn, torch.zeros(len(again), 1, dtype=torch.int64), self.slots)
+        place, found = _places(drawn, self.slots)
         self.columns[again] = out.scatter_(1, place, drawn)[:, :-1]
         self.far[again] = far.new_zeros(out.shape).scatter_(1, place, far)[:, :-1]
         few = found < self.slots
-        self.found = found[few]
-        return again[few]
+        return again[few], found[few]
 
-    def _fill(self, short: Tensor) -> None:
-        """Draw on from what is left, until these rows have K columns."""
-        found, draws = self.found, self.slots + DRAWS[0]
-        place = torch.arange(self.slots)
-        while len(short):
-            table = self.table.take(short)
-            for part in table.parts():
-                columns, have = self.columns[short[part]], found[part].unsqueeze(1)
-                known = torch.where(place < have, columns, columns[:, :1])
-                left, weight = self.space[:, : len(columns)]
-                table.read(part, left)
-                left.scatter_(1, known, FLOOR)
-                self._weigh(left, weight)
-                weight.scatter_(1, known, 0.0)
-                drawn, _ = self._search(weight, draws)
-                at, now = _places(drawn, have, self.slots)
-                out = torch.nn.functional.pad(columns, (0, 1)).scatter_(1, at, drawn)
-                self.columns[short[part]], found[part] = out[:, :-1], now
-            few = found < self.slots
-            short, found = short[few], found[few]
+    def _fill(self, short: Tensor, have: Tensor) -> None:
+        """Let what is left race for the slots of these rows below those that they have."""
+        place, table = torch.arange(self.slots), self.table.take(short)
+        for part in table.parts():
+            columns, full = self.columns[short[part]], have[part].unsqueeze(1)
+            left = self.space[0, : len(columns)]
+            table.read(part, left)
+            known = torch.where(place < full, columns, columns[:, :1])
+            left.scatter_(1, known, 10 * FLOOR)  # below those that may not be shown
+            ring, rest = clocks(left, self.generator).topk(self.slots - int(full.min()), 1, largest=False)
+            at = (full + torch.arange(rest.shape[1])).clamp_max_(self.slots)
+            if bool((ring.gt(-0.5 * FLOOR) & (at < self.slots)).any()):
+                refuse(self.table.whole(), self.slots)
+            self.columns[short[part]] = torch.nn.functional.pad(columns, (0, 1)).scatter_(1, at, rest)[:, :-1]
+
+    def _raced(self) -> Int[Tensor, "user slot"]:
+        """Return the slates of a race of all candidates."""
+        found = torch.empty(self.table.rows, self.slots, dtype=torch.int64)
+        for part in self.table.parts():
+            left = self.space[0, : len(found[part])]
+            self.table.read(part, left)
+            ring, found[part] = clocks(left, self.generator).topk(self.slots, 1, largest=False)
+            if not bool((ring[:, -1].abs() < -0.5 * FLOOR).all()):
+                refuse(self.table.whole(), self.slots)
+        return found
 
 
-def _places(drawn: Tensor, have: Tensor, slots: int) -> tuple[Tensor, Tensor]:
+def _places(drawn: Tensor, slots: int) -> tuple[Tensor, Tensor]:
     """Return the slot of each draw, K for a repeat or one too many, and how many slots are then full."""
     draws = drawn.shape[1]
     earlier = torch.ones(draws, draws, dtype=torch.bool).tril_(-1)
     new = ~(drawn.unsqueeze(2) == drawn.unsqueeze(1)).logical_and_(earlier).any(2)
-    count = new.cumsum(1).add_(have)
+    count = new.cumsum(1)
     place = (count - 1).masked_fill_(~new, slots).clamp_max_(slots)
     return place, count[:, -1].clamp_max(slots)
 

@@ -258,7 +258,7 @@ def draw_slates(
     found = Inversion(table, slots, generator)
     unsure = (~found.sure).nonzero().squeeze(1)
     if len(unsure):
-        some = table.take(unsure)
+        some = table if len(unsure) == table.rows else table.take(unsure)
         again, _ = _Slots.apply(some.given, some.vectors, found.columns[unsure], False)  # type: ignore[no-untyped-call]
         found.log_prob[unsure] = again
     return found.columns, found.log_prob

@@ -168,14 +168,15 @@ def _key(columns: Tensor) -> Tensor:
     return (columns * (ITEMS ** torch.arange(SLOTS - 1, -1, -1))).sum(1)
 
 
-@pytest.mark.parametrize("draw", ["race", "inversion"])
+@pytest.mark.parametrize("draw", ["race", "inversion", "peaked"])
 def test_samples_have_the_law_of_plackett_luce(draw: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Chi-square over all 120 slates, of peaked logits so that several rounds are needed."""
+    """Chi-square over all 120 slates, of peaked logits so that many rows draw too few."""
     from scipy.stats import chi2
 
     row = torch.tensor([3.0, 1.0, 0.5, 0.0, -0.5, -1.0])
     rows = 60_000
-    monkeypatch.setattr(plackett_luce, "RACE_BELOW", 0 if draw == "inversion" else ITEMS)
+    monkeypatch.setattr(plackett_luce, "RACE_BELOW", ITEMS if draw == "race" else 0)
+    monkeypatch.setattr(_draws, "PEAKED", 0.0 if draw == "peaked" else 100.0)
     columns = gumbel_top_k(row.repeat(rows, 1), SLOTS, torch.Generator().manual_seed(4))
     assert not PlackettLuce(row.repeat(rows, 1), SLOTS).log_prob(columns).isneginf().any()
     count = torch.bincount(_key(columns), minlength=ITEMS**SLOTS)[_key(SLATES)].double()
@@ -269,7 +270,7 @@ def test_draws_come_with_their_log_probabilities(scale: float, dtype: torch.dtyp
     assert torch.equal(columns, gumbel_top_k(logits, 10, torch.Generator().manual_seed(3)))
 
 
-@pytest.mark.parametrize("peak", [0.5, 4.0])
+@pytest.mark.parametrize("peak", [0.5, 4.0, 9.0])
 def test_draws_by_groups_have_the_law_of_plackett_luce(peak: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """Chi-square over all slates: two groups of 8, three candidates left over, four masked."""
     from scipy.stats import chi2
