@@ -9,6 +9,12 @@ from numpy.typing import NDArray
 from simlab.errors import BadInput
 from simlab.seeds import Seed
 
+_STOP = (
+    *("OneVsRestClassifier", "OneVsOneClassifier", "OutputCodeClassifier", "ClassifierChain"),
+    *("SelfTrainingClassifier", "RFECV", "TunedThresholdClassifierCV", "FixedThresholdClassifier"),
+)
+"""Scikit-learn's models whose `fit` has a place for keywords, and refuses any without metadata routing."""
+
 
 def seeded(model: Any, seed: int) -> Any:
     """Return a clone that draws nothing from NumPy's global state.
@@ -36,7 +42,14 @@ def seeded(model: Any, seed: int) -> Any:
     made.set_params(**{key: luck.split(key).value % (1 << 31) for key in loose})
     for key, value in params.items():  # a splitter has no parameters to set, but the clone has its own copy
         if not hasattr(value, "get_params") and getattr(value, "random_state", key) is None:
-            value.random_state = luck.split(key).value % (1 << 31)
+            if isinstance(value, type):  # a class is everybody's
+                continue
+            try:
+                value.random_state = luck.split(key).value % (1 << 31)
+            except AttributeError:
+                raise BadInput(
+                    f"{key} of {type(model).__name__} has no random_state and cannot be given one: set it"
+                ) from None
     return made
 
 
@@ -54,6 +67,7 @@ def weight_key(model: Any) -> str | None:
     >>> weight_key(make_pipeline(StandardScaler(), Ridge()))
     'ridge__sample_weight'
     """
+    from sklearn.ensemble._bagging import BaseBagging
     from sklearn.model_selection import GridSearchCV, RandomizedSearchCV
     from sklearn.pipeline import Pipeline
     from sklearn.utils.validation import has_fit_parameter
@@ -67,9 +81,16 @@ def weight_key(model: Any) -> str | None:
     if isinstance(model, GridSearchCV | RandomizedSearchCV):
         return weight_key(model.estimator)
     members = _members(model)
-    if not has_fit_parameter(model, "sample_weight") and not (members and _hands_on(model)):
+    own = has_fit_parameter(model, "sample_weight")
+    if not own and not (members and _hands_on(model)):
         return None
-    return "sample_weight" if all(weight_key(m) == "sample_weight" for m in members) else None
+    # A model with an argument of its own looks for one in its members, and what a stack hands on is none.
+    plain = own and not isinstance(model, BaseBagging)
+    taken = all(
+        weight_key(m) == "sample_weight" and (has_fit_parameter(m, "sample_weight") or not plain)
+        for m in members
+    )
+    return "sample_weight" if taken else None
 
 
 def fit_weighted(model: Any, x: Any, y: Any, weight: NDArray[np.float64] | None) -> Any:
@@ -105,6 +126,8 @@ def _members(model: Any) -> list[Any]:
 
 def _hands_on(model: Any) -> bool:
     """Tell whether `fit` takes any keyword, as stacks and votes do to hand it to their members."""
+    if type(model).__module__.startswith("sklearn.") and type(model).__name__ in _STOP:
+        return False
     return any(p.kind is p.VAR_KEYWORD for p in signature(model.fit).parameters.values())
 
 

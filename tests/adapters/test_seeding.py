@@ -1,27 +1,41 @@
 """Scikit-learn models: luck from the seed alone, and weights that arrive at the last step."""
 
 import warnings
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from sklearn.base import clone
+from sklearn.base import BaseEstimator, clone
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.compose import TransformedTargetRegressor
 from sklearn.ensemble import (
+    AdaBoostClassifier,
+    BaggingClassifier,
     BaggingRegressor,
     RandomForestClassifier,
     RandomForestRegressor,
+    StackingClassifier,
     StackingRegressor,
+    VotingClassifier,
     VotingRegressor,
 )
-from sklearn.feature_selection import SelectFromModel
+from sklearn.feature_selection import RFE, RFECV, SelectFromModel
 from sklearn.linear_model import LinearRegression, LogisticRegression, Ridge
-from sklearn.model_selection import GridSearchCV, KFold
+from sklearn.model_selection import (
+    FixedThresholdClassifier,
+    GridSearchCV,
+    KFold,
+    TunedThresholdClassifierCV,
+)
+from sklearn.multiclass import OneVsOneClassifier, OneVsRestClassifier, OutputCodeClassifier
+from sklearn.multioutput import ClassifierChain, MultiOutputClassifier
 from sklearn.neighbors import KNeighborsRegressor
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import PolynomialFeatures, StandardScaler
+from sklearn.semi_supervised import SelfTrainingClassifier
+from sklearn.tree import DecisionTreeClassifier
 
 from simlab.adapters.seeding import fit_weighted, seeded, weight_key
 from simlab.errors import BadInput
@@ -145,3 +159,94 @@ def test_keys() -> None:
     stack = StackingRegressor([("a", Ridge()), ("b", KNeighborsRegressor())], Ridge())
     assert weight_key(stack) is None
     assert weight_key(StackingRegressor([("a", Ridge())], Ridge())) == "sample_weight"
+
+
+def _logistic(strength: float = 1.0) -> LogisticRegression:
+    return LogisticRegression(C=strength)
+
+
+def _stack() -> StackingClassifier:
+    return StackingClassifier([("a", _logistic()), ("b", _logistic(0.1))], _logistic(), cv=2)
+
+
+def _grid(model: Any, name: str) -> GridSearchCV:
+    return GridSearchCV(model, {name: [0.5, 2.0]}, cv=2)
+
+
+TAKES: dict[str, Any] = {
+    "rfe": RFE(_logistic()),
+    "calibrated": CalibratedClassifierCV(_logistic(), cv=2),
+    "stack": _stack(),
+    "stack of a search": StackingClassifier([("a", _grid(_logistic(), "C"))], _logistic(), cv=2),
+    "vote": VotingClassifier([("a", _logistic()), ("b", _stack())], voting="soft"),
+    "bag": BaggingClassifier(_logistic(), n_estimators=3),
+    "bag of stacks": BaggingClassifier(_stack(), n_estimators=2),
+    "boosted": AdaBoostClassifier(DecisionTreeClassifier(max_depth=1), n_estimators=3),
+    "search": _grid(_logistic(), "C"),
+    "pipe to a stack": make_pipeline(StandardScaler(), _stack()),
+    "several": MultiOutputClassifier(_logistic()),
+}
+TAKES_NONE: dict[str, Any] = {
+    "one against the rest": OneVsRestClassifier(_logistic()),
+    "one against one": OneVsOneClassifier(_logistic()),
+    "codes": OutputCodeClassifier(_logistic()),
+    "self-training": SelfTrainingClassifier(_logistic()),
+    "rfe, searched": RFECV(_logistic(), cv=2),
+    "tuned threshold": TunedThresholdClassifierCV(_logistic(), cv=2),
+    "fixed threshold": FixedThresholdClassifier(_logistic()),
+    "chain": ClassifierChain(_logistic()),
+    "calibrated stack": CalibratedClassifierCV(_stack(), cv=2),
+    "calibrated search": CalibratedClassifierCV(_grid(_logistic(), "C"), cv=2),
+    "stack of a pipe": StackingClassifier([("a", make_pipeline(_logistic()))], _logistic(), cv=2),
+    "stack of one against the rest": StackingClassifier([("a", OneVsRestClassifier(_logistic()))], cv=2),
+    "search of one against the rest": _grid(OneVsRestClassifier(_logistic()), "estimator__C"),
+}
+
+
+def _several(model: Any) -> bool:
+    return isinstance(model, MultiOutputClassifier | ClassifierChain)
+
+
+def _said(model: Any, weight: NDArray[np.float64] | None, key: str) -> NDArray[np.float64]:
+    x, y, _ = rows()
+    label = (y > 0).astype(int)
+    made = seeded(model, 1).fit(
+        x, np.stack([label, 1 - label], 1) if _several(model) else label,
+        **({} if weight is None else {key: weight}),
+    )  # fmt: skip
+    return np.asarray(made.predict_proba(x))
+
+
+@pytest.mark.parametrize("name", TAKES)
+def test_who_says_it_takes_weights_does(name: str) -> None:
+    """`fit` goes through without a warning, and the weights move what it says."""
+    key = weight_key(TAKES[name])
+    assert key is not None
+    assert not np.allclose(_said(TAKES[name], rows()[2], key), _said(TAKES[name], None, key))
+
+
+@pytest.mark.parametrize("name", TAKES_NONE)
+def test_who_would_stop_or_drop_weights_says_so(name: str) -> None:
+    assert weight_key(TAKES_NONE[name]) is None
+    with pytest.raises((ValueError, TypeError, UserWarning)):  # warnings are errors here
+        _said(TAKES_NONE[name], rows()[2], "sample_weight")
+
+
+def test_a_class_and_a_frozen_splitter_are_not_written_to() -> None:
+    class Splits:
+        random_state = None
+
+    class Holds(BaseEstimator):  # type: ignore[misc]
+        def __init__(self, kind: Any = Splits) -> None:
+            self.kind = kind
+
+    seeded(Holds(), 1)
+    assert Splits.random_state is None
+
+    @dataclass(frozen=True)
+    class Frozen:
+        random_state: int | None = None
+
+    with pytest.raises(BadInput, match="kind of Holds has no random_state and cannot be given one: set it"):
+        seeded(Holds(Frozen()), 1)
+    seeded(Holds(Frozen(3)), 1)
