@@ -81,6 +81,9 @@ SPACE: dict[str, Any] = {**KEPT, **NOW, "options": {"items": "features"}}
 FEED: dict[str, Any] = {
     **PPO, "policy_kwargs": {"ranker": "bilinear", "spec": {"past": 20, "dim": 64, "layers": [64]}},
 }  # fmt: skip
+TOLD: dict[str, Any] = {
+    **FEED, "gamma": 0.6, "gae_lambda": 0.9, "policy_kwargs": {**FEED["policy_kwargs"], "tally": True},
+}  # fmt: skip
 LONG: dict[str, Any] = {
     "num_envs": 512, "n_steps": 128, "batch_size": 8192, "gamma": 1.0, "gae_lambda": 1.0,
     "reward_scale": 0.05, "ent_coef": 1e-3, "per_slot": False,
@@ -120,6 +123,7 @@ RUNS: dict[tuple[str, str], tuple[int, dict[str, Any]]] = {
     ("feed", "learned"): (120_000, {"family": "mf"}),
     ("feed", "ppo"): (3_200_000, FEED),
     ("feed", "ppo without foresight"): (3_200_000, {**FEED, "gamma": 0.0}),
+    ("feed", "ppo with a tally"): (3_200_000, TOLD),
 }
 """User-steps and settings of each agent in each world."""
 
