@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from causal.targeting.measure import Array, Measure, column, measure, users, weights
+from causal.targeting.policies import costs
 from simlab.errors import BadInput
 
 
@@ -47,24 +48,24 @@ def ate_error(effect: Any, estimate: Any, *, weight: Any = None, user: Any = Non
 
 
 def policy_regret(
-    effect: Any, treat: Any, *, cost: float = 0.0, weight: Any = None, user: Any = None
+    effect: Any, treat: Any, *, cost: Any = 0.0, weight: Any = None, user: Any = None
 ) -> Measure:
     """Return what the best treatment of each row gains above the policy's, in the outcome's unit; 0 at best.
 
     Args:
         effect: true effects, [round] or [round treated].
         treat: the policy's arm, 0 for control, [round].
-        cost: of treating a row, in the outcome's unit.
+        cost: of treating a row, in the outcome's unit: one number, one of each arm, or of each row (and arm).
         weight: of each row.
         user: whose row it is.
 
     Raises:
-        BadInput: for columns that do not fit, or an arm that is not there.
+        BadInput: for columns that do not fit, a negative cost, or an arm that is not there.
     """
     truth = np.asarray(effect, dtype=np.float64)
     truth = truth[:, None] if truth.ndim == 1 else truth
     arm = _arm(treat, len(truth), truth.shape[1])
-    worth = np.column_stack([np.zeros(len(truth)), truth - cost])
+    worth = np.column_stack([np.zeros(len(truth)), truth - costs(cost, *truth.shape)])
     lost = column("effect", worth.max(1) - worth[np.arange(len(worth)), arm])
     mass, who = weights(weight, len(lost)), users(user, len(lost))
     share = mass / mass.sum()

@@ -19,6 +19,8 @@ def test_by_hand() -> None:
     assert policy_regret([1.0, -1.0, 2.0], [1, 1, 0]).value == pytest.approx(1)
     assert policy_regret([1.0, -1.0, 2.0], [1, 0, 1], cost=1.5).value == pytest.approx(0.5 / 3)
     assert policy_regret([[1.0, 3.0], [-1.0, -2.0]], [1, 0]).value == 1
+    assert policy_regret([1.0, 2.0], [1, 0], cost=[3.0, 0.5]).value == pytest.approx((2 + 1.5) / 2)
+    assert policy_regret([[1.0, 3.0]] * 2, [1, 2], cost=[0.5, 2.0]).value == pytest.approx(0.25)
     # half are treated, of whom those that got it have mean 1; the others' mean without treatment is ½
     y, arm, treat = [1, 0, 1, 0, 1, 0], [1, 0, 1, 0, 0, 1], [1, 1, 1, 0, 0, 0]
     assert policy_risk(y, arm, treat).value == pytest.approx(1 - (0.5 * 1 + 0.5 * 0.5))
@@ -72,6 +74,7 @@ def test_refusals() -> None:
     calls: list[tuple[Callable[[], object], str]] = [
         (lambda: root_pehe([1.0, 2.0], [1.0]), "column estimate has 1 rows, but 2 are asked for"),
         (lambda: root_pehe([1.0, np.nan], [1.0, 2.0]), "column effect, row 1: nan is not a finite number"),
+        (lambda: policy_regret([1.0], [0], cost=-1.0), "cost: -1 is negative"),
         (lambda: policy_regret([1.0, 2.0], [0, 2]), "column arm, row 1: 2 is no arm from 0 to 1"),
         (lambda: policy_risk([1.0, 2.0], [0, 1], [0, 1]), "column outcome, row 1: 2 is out of"),
         (lambda: policy_risk([1.0, 0.0], [0, 0], [0, 1]), "the policy says 1 for some rows, but none"),
