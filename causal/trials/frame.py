@@ -119,9 +119,10 @@ class Frame:
             )
         except BadInput as error:
             text = str(error)
-            for part in ("treatment", "outcome", "weight", "user"):  # in the table's own words
-                if text.startswith(f"column {part}"):
-                    text = text.replace(f"column {part}", f"column {getattr(self, part)}", 1)
+            for part in ("treatment", "outcome", "weight", "user", "propensity"):  # in the table's own words
+                called = getattr(self, part)
+                if isinstance(called, str) and text.startswith(f"column {part}"):
+                    text = text.replace(f"column {part}", f"column {called}", 1)
             raise BadInput(text if text.startswith(where) else f"{where}: {text}") from None
 
     def _open(self) -> tuple[str, Source]:
@@ -185,7 +186,16 @@ class Frame:
         cells = table.cells[name]
         lost = np.asarray(pc.is_null(cells.values, nan_is_null=True).to_numpy(zero_copy_only=False))
         if not lost.any() or self.missing == "refuse":
-            return [table.numbers(name)], [name]
+            try:
+                return [table.numbers(name)], [name]
+            except BadInput as error:
+                way = "missing='impute' puts the median" if lost.any() else f"drop=({name!r},) leaves it out"
+                raise BadInput(f"{error}; {way}") from None
+        if not _is_number(cells):
+            raise BadInput(
+                f"{table.where}: column {name} is of type {cells.values.type}, not a number; "
+                f"drop=({name!r},) leaves it out"
+            )
         if lost.all():
             raise BadInput(f"{table.where}: column {name}: every value is missing, so there is no median")
         filled = pc.if_else(pa.array(lost), 0.0, cells.values.cast(pa.float64(), safe=False))
@@ -205,7 +215,7 @@ class Frame:
         if len(found.names) > _MANY:
             raise BadInput(
                 f"{table.where}: column {name} has {len(found.names):,} levels, too many for columns of 0 "
-                "and 1: take encoding='ordinal' or drop it"
+                f"and 1; take encoding='ordinal', or drop=({name!r},) leaves it out"
             )
         more, called = one_hot(name, found.names, found.code)
         return list(more.T), called
@@ -225,6 +235,13 @@ def _matches(name: str, patterns: Sequence[str]) -> bool:
 
 def _is_word(cells: Cells) -> bool:
     return bool(is_text(cells.values.type) or pa.types.is_dictionary(cells.values.type))
+
+
+def _is_number(cells: Cells) -> bool:
+    kind = cells.values.type
+    return any(f(kind) for f in (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean)) or bool(
+        pa.types.is_decimal(kind) or pa.types.is_null(kind)
+    )
 
 
 def _labels(table: Columns, name: str) -> Array:

@@ -29,7 +29,8 @@ class UpliftConfig:
     """The column of outcomes: numbers, or true and false. Of a data set, which outcome, if it has a
     choice."""
     control: str | None = None
-    """The label of the arm that the others are compared with; by default the smallest: 0, false."""
+    """The label of the arm that the others are compared with; by default the smallest number: 0, false.
+    Arms that are words need it."""
     features: tuple[str, ...] = ()
     """Columns that were known before the treatment, by name or pattern: --features age "x_*". By default all
     that have no other part."""
@@ -60,7 +61,7 @@ class UpliftConfig:
     cost: float = 0.0
     """What treating one row costs, in the unit of --value times outcome."""
     value: float = 1.0
-    """What one unit of the outcome is worth."""
+    """What one unit of the outcome is worth, above 0."""
     budget: float | None = None
     """With --cost, what treating the judged rows may cost in all: says whom each learner would treat for it,
     what that gains, and what one more unit would return."""

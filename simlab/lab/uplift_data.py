@@ -1,6 +1,9 @@
 """What `simlab uplift` reads, and what it refuses before anything is learned."""
 
+import re
+import shlex
 import warnings
+from ast import literal_eval
 from collections.abc import Hashable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -27,6 +30,9 @@ QUICK = ("t_learner", "x_learner", "dr_learner", "linear_dr")
 
 BOUND = 0.05
 """A chance of an arm below it counts as missing overlap."""
+
+_USERS = 5
+"""Folds in which chances are estimated: there are at least as many users."""
 
 _COLUMNS = ("control", "features", "drop", "categories", "user", "weight", "propensity")
 
@@ -74,6 +80,11 @@ def check(config: "UpliftConfig") -> None:
     for name in ("cost", "value"):
         if not np.isfinite(getattr(config, name)):
             raise BadInput(f"{name} is {getattr(config, name)}, but it is a finite number")
+    if config.value <= 0:
+        raise BadInput(
+            f"value is {config.value:g}, but rows of the largest effects are treated first, so it is "
+            "above 0; turn an outcome that does harm round, such as 1 - churn"
+        )
     if config.cost < 0:
         raise BadInput(f"cost is {config.cost:g}, but treating a row costs at least 0")
     if config.budget is not None:
@@ -225,8 +236,30 @@ def _table(config: "UpliftConfig") -> Trial:
         user=config.user,
         propensity=columns[0] if len(columns) == 1 else columns or None,
     )
-    trial = _controlled(frame, config.control)
+    try:
+        trial = _controlled(frame, config.control)
+    except BadInput as error:
+        raise BadInput(_as_options(str(error))) from None
+    words = [str(a) for a in trial.arms]
+    if config.control is None and all(isinstance(a, str) and _number(a) is None for a in trial.arms):
+        raise BadInput(
+            f"{config.data}: column {config.treatment} has the arms {', '.join(words)}, and nothing says "
+            f"which of them the others are compared with; name it, such as --control {shlex.quote(words[0])}"
+        )
+    if trial.user is not None and (many := len(np.unique(trial.user))) < _USERS:
+        raise BadInput(
+            f"{config.data}: column {config.user} names {many} user{'' if many == 1 else 's'}, but learning "
+            f"on some and judging on others takes at least {_USERS}"
+        )
     return _chances(trial, [float(n) for n in numbers if n is not None]) if given else trial
+
+
+def _as_options(text: str) -> str:
+    """Return a sentence of `Frame` with its settings as options of the command."""
+    text = text.replace("missing='impute'", "--missing impute").replace("take encoding='ordinal', or ", "")
+    return re.sub(
+        r"drop=\((.+),\) leaves", lambda m: f"--drop {shlex.quote(literal_eval(m[1]))} leaves", text
+    )
 
 
 def _controlled(frame: Frame, control: str | None) -> Trial:

@@ -366,6 +366,8 @@ def refused(path: Path | str, *words: str | float, capsys: Any) -> str:
         ((*WORDS[:6], "--propensity", "0.2", "age"), "give numbers or columns, not both"),
         ((*WORDS, "--cost", "1", "--budget", "0"), "budget is 0.0, but it is a finite number above 0"),
         ((*WORDS, "--cost", "-1"), "cost is -1, but treating a row costs at least 0"),
+        ((*WORDS, "--value", "-1"), "value is -1, but rows of the largest effects are treated first"),
+        ((*WORDS, "--value", "0"), "value is 0, but"),
         ((*WORDS, "--budget", "5"), "--budget needs a --cost of treating a row above 0, and it is 0"),
         ((*WORDS, "--features", "nothing*"), "no column is or matches nothing*"),
     ],
@@ -395,6 +397,26 @@ def bad(case: str) -> tuple[pd.DataFrame, tuple[str, ...]]:
         frame["mailed"] = (np.arange(2000) < 12).astype(int)
     elif case == "overlap":
         frame["mailed"] = (frame["income"] + 0.1 * frame["age"] > 0).astype(int)
+    elif case == "words":
+        frame["mailed"] = np.where(frame["mailed"] == 1, "email", "hold out")
+    elif case == "dates":
+        frame["joined on"] = pd.date_range("2024-01-01", periods=2000, freq="h")
+    elif case == "dates with gaps":
+        frame["joined"] = pd.date_range("2024-01-01", periods=2000, freq="h")
+        frame.loc[0, "joined"] = pd.NaT
+        words = ("--missing", "impute")
+    elif case == "text of each row":
+        frame["key"] = [f"k{i}" for i in range(2000)]
+    elif case == "a gap":
+        frame.loc[5, "age"] = np.nan
+    elif case == "a town's gap":
+        frame.loc[5, "city"] = None
+    elif case == "chances":
+        frame["p"] = np.where(np.arange(2000) == 7, 0.0, 0.5)
+        words = ("--propensity", "p")
+    elif case == "one user":
+        frame["who"] = 1
+        words = ("--user", "who")
     elif case == "balance":
         frame["after"] = frame["mailed"] + np.random.default_rng(0).normal(size=2000)
         words = ("--propensity", "0.5")
@@ -412,6 +434,20 @@ def bad(case: str) -> tuple[pd.DataFrame, tuple[str, ...]]:
         ("tiny", "arm 1 has 12 rows"),
         ("overlap", "of the rows had a chance below 0.05 of some arm"),
         ("balance", "feature after has mean"),
+        ("words", "column mailed has the arms email, hold out, and nothing says which of them the others"),
+        ("dates", "is of type timestamp[s], not a number; --drop 'joined on' leaves it out"),
+        ("dates with gaps", "column joined is of type timestamp[s], not a number; --drop joined leaves it"),
+        (
+            "text of each row",
+            "column key has 2,000 levels, too many for columns of 0 and 1; --drop key leaves",
+        ),
+        (
+            "a gap",
+            "column age, row 5: an empty cell where a value is needed; --missing impute puts the median",
+        ),
+        ("a town's gap", "column city, row 5: None is missing; --missing impute makes it a level"),
+        ("chances", "column p, row 7: [1.0, 0.0] are not chances in (0, 1)"),
+        ("one user", "column who names 1 user, but"),
     ],
 )
 def test_the_guards_refuse_in_one_sentence(
