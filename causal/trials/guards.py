@@ -28,6 +28,8 @@ _AFTER = frozenset(_WORDS.split())
 """Names of outcomes, arms and truths in the well-known files, and their kin."""
 
 _BINS = 200
+_FEW_IDS = 100
+"""With fewer rows than this, ages and amounts may well all differ."""
 _EXPLAINED = 0.99
 _CHANCE = 1e-9
 
@@ -37,7 +39,7 @@ class Finding:
     """One thing that a guard saw.
 
     Attributes:
-        kind: "leak", "name", "balance", "overlap", "arm" or "constant".
+        kind: "leak", "name", "id", "balance", "overlap", "arm" or "constant".
         column: the feature, arm or column that it is about.
         text: one sentence with the numbers.
         grave: whether estimates that ignore it are likely wrong, rather than only uncertain.
@@ -66,7 +68,14 @@ def check(
         few: an arm with fewer rows, or fewer outcomes of either kind where they are 0 and 1, is too small.
         seen: what `overlap` gave, if it was asked for already.
     """
-    found = [*names(trial), *leaks(trial), *balance(trial), *arms(trial, few), *_constant(trial)]
+    found = [
+        *names(trial),
+        *_ids(trial),
+        *leaks(trial),
+        *balance(trial),
+        *arms(trial, few),
+        *_constant(trial),
+    ]
     if seen is None:
         try:
             seen = overlap(trial, seed=seed, bound=min(bound, 0.5 / len(trial.arms)))
@@ -241,6 +250,23 @@ def arms(trial: Trial, few: int = 100) -> list[Finding]:
             number = int((y == rare).sum())
             text = f"arm {label!r} has {number:,} rows with outcome {rare} of {count[k]:,}: effects are vague"
             told.append(Finding("arm", str(label), text))
+    return told
+
+
+def _ids(trial: Trial) -> list[Finding]:
+    """Return features that number the rows: whole numbers, all different, most numbers between them taken."""
+    n = len(trial)
+    if n < _FEW_IDS:
+        return []
+    told = []
+    for i in np.flatnonzero((np.ptp(trial.x, axis=0) < 2 * n) & (np.ptp(trial.x, axis=0) >= n - 1)):
+        x = trial.x[:, i]
+        if (x == np.floor(x)).all() and len(np.unique(x)) == n:
+            text = (
+                f"feature {trial.names[i]} is another whole number in each row, from {x.min():.0f} to "
+                f"{x.max():.0f}: if it numbers the rows it says nothing of others, and must not be a feature"
+            )
+            told.append(Finding("id", trial.names[i], text))
     return told
 
 

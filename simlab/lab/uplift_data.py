@@ -314,6 +314,8 @@ def _refuse(findings: list[Finding], config: "UpliftConfig", curated: bool) -> N
             raise BadInput(f"{found.text}; {'' if curated else way + ', or '}go on with --force")
         if found.grave and found.kind == "overlap":
             way = f"leave such rows out with --trim {BOUND:g}, or go on with --force"
+            if config.trim >= BOUND:  # chances are estimated again among the rows that are left
+                way = f"that is after --trim {config.trim:g}; take a larger one, or go on with --force"
             raise BadInput(f"{found.text}; {way}")
         if found.grave:
             raise BadInput(f"{found.text}; go on with --force")

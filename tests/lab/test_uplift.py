@@ -397,6 +397,9 @@ def bad(case: str) -> tuple[pd.DataFrame, tuple[str, ...]]:
         frame["mailed"] = (np.arange(2000) < 12).astype(int)
     elif case == "overlap":
         frame["mailed"] = (frame["income"] + 0.1 * frame["age"] > 0).astype(int)
+    elif case == "overlap once more":
+        frame["mailed"] = (np.random.default_rng(0).random(2000) < 1 / (1 + np.exp(-9 * frame["income"]))) * 1
+        words = ("--trim", "0.05")
     elif case == "words":
         frame["mailed"] = np.where(frame["mailed"] == 1, "email", "hold out")
     elif case == "dates":
@@ -434,6 +437,7 @@ def bad(case: str) -> tuple[pd.DataFrame, tuple[str, ...]]:
         ("tiny", "arm 1 has 12 rows"),
         ("overlap", "of the rows had a chance below 0.05 of some arm"),
         ("balance", "feature after has mean"),
+        ("overlap once more", "that is after --trim 0.05; take a larger one, or go on with --force"),
         ("words", "column mailed has the arms email, hold out, and nothing says which of them the others"),
         ("dates", "is of type timestamp[s], not a number; --drop 'joined on' leaves it out"),
         ("dates with gaps", "column joined is of type timestamp[s], not a number; --drop joined leaves it"),

@@ -175,6 +175,19 @@ def test_what_cannot_be_estimated_is_said() -> None:
     assert not [f for f in check(many) if f.grave]
 
 
+def test_a_feature_that_numbers_the_rows_is_named() -> None:
+    made = trial(1000)
+    said = about(with_(made, "customer", np.arange(1000.0)[::-1] + 7), "id", "customer")
+    assert "another whole number in each row, from 7 to 1006" in said.text
+    assert not said.grave
+    for fine in (
+        np.arange(1000.0) // 2,
+        np.arange(1000.0) * 5,
+        np.arange(1000.0) / 3,
+    ):  # twice, sparse, halves
+        assert not [f for f in check(with_(made, "fine", fine)) if f.kind == "id"]
+
+
 def test_what_does_not_vary() -> None:
     made = trial(1000)
     assert about(with_(made, "one", np.ones(1000)), "constant", "one").text == (
