@@ -106,7 +106,7 @@ NOTES: dict[str, list[str]] = {
     ],
     "feed": [
         "All learners by returns beat the fitted ranker, and the sort by true click probabilities (oracle).",
-        "It is not foresight that does it: the same learner with γ = 0, for which the next click is all there",
+        "It is not foresight that does it: the same learner with γ = 0, to which the next click is all there",
         "is, earns as much. Exposure is as uneven as it can be: users share a market, all learners come to",
         "show few items, and popularity feeds on that.",
     ],
