@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 FLOOR = -1e30
@@ -43,6 +43,9 @@ class Table:
     Args:
         given: the logits, or the states of users, [user dim].
         vectors: of the candidates, if states are given.
+
+    Attributes:
+        compiled: whether `agents.maths._kernels` can read it: single precision, on a CPU.
     """
 
     def __init__(self, given: Tensor, vectors: Tensor | None) -> None:
@@ -50,7 +53,9 @@ class Table:
         self.rows = len(given)
         self.cands = given.shape[1] if vectors is None else len(vectors)
         on_cpu = given.device.type == "cpu"
-        self.size = max(1, min(self.rows, CACHE // max(self.cands, 1)) if on_cpu else self.rows)
+        self.compiled = on_cpu and given.dtype == torch.float32
+        most = CACHE * torch.get_num_threads() // max(self.cands, 1) if on_cpu else self.rows
+        self.size = max(1, min(self.rows, most))
 
     @classmethod
     def of(cls, logits: Tensor | Product) -> "Table":
@@ -63,9 +68,16 @@ class Table:
         """Cut the rows into parts that the cache takes."""
         return (slice(at, at + self.size) for at in range(0, self.rows, self.size))
 
-    def space(self) -> Tensor:
-        """Return two tables for the rows of a part, used again for each."""
-        return self.given.new_empty(2, self.size, self.cands)
+    def space(self, tables: int = 2) -> Tensor:
+        """Return tables for the rows of a part, used again for each."""
+        return self.given.new_empty(tables, self.size, self.cands)
+
+    def tile(self, part: slice, space: Tensor) -> Tensor:
+        """Return the logits of a part as they are, -inf where masked; not to be written to."""
+        given = self.given[part]
+        if self.vectors is None:
+            return given.contiguous()
+        return torch.mm(given, self.vectors.T, out=space[: len(given)])
 
     def read(self, part: slice, out: Tensor) -> None:
         """Write the logits of a part, with the floor for what is masked."""
@@ -82,10 +94,6 @@ class Table:
         torch.exp(shifted.clamp_min_(LOWEST), out=out)
         if self.vectors is None:
             torch.threshold_(out, 2.0 * math.exp(LOWEST), 0.0)
-
-    def take(self, rows: Int[Tensor, " some"]) -> "Table":
-        """Return some of the users."""
-        return Table(self.given.index_select(0, rows), self.vectors)
 
     def whole(self) -> Float[Tensor, "user cand"]:
         """Return all logits."""

@@ -16,11 +16,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from agents.maths._draws import Inversion, race
+from agents.maths import _kernels
+from agents.maths._draws import drawn, race
 from agents.maths._tables import FLOOR, Product, Table
-
-RACE_BELOW = 12
-"""Candidates per slot below which noise for every candidate is cheaper than drawing with replacement."""
 
 Entropy = Literal["slots", "first", "slate"]
 
@@ -129,17 +127,19 @@ class _Slots(torch.autograd.Function):
         top = given.new_empty(rows, 1)  # the largest of the never shown
         mass = given.new_empty(rows, 1)  # Σ exp(ℓ - top) over the never shown
         mean = given.new_zeros(rows, 1)  # Σ exp(ℓ - top) (ℓ - top) over the never shown
-        space = table.space()
-        for part in table.parts():
-            shifted, weight = space[:, : len(columns[part])]
-            table.read(part, shifted)
-            torch.gather(shifted, 1, columns[part], out=picked[part])
-            shifted.scatter_(1, columns[part], FLOOR)
-            torch.amax(shifted, 1, keepdim=True, out=top[part])
-            table.exp(shifted.sub_(top[part]), weight)
-            torch.sum(weight, 1, keepdim=True, out=mass[part])
-            if wanted:
-                torch.sum(shifted.mul_(weight), 1, keepdim=True, out=mean[part])
+        if table.compiled:
+            space = table.space(1)[0]
+            for part in table.parts():
+                tile = table.tile(part, space)
+                torch.gather(tile, 1, columns[part], out=picked[part])
+                torch.amax(tile, 1, keepdim=True, out=top[part])
+                about = (top[part].clamp_min_(FLOOR), mass[part], mean[part])
+                _kernels.each(
+                    _kernels.unshown, len(tile), tile, columns[part], *(x.squeeze(1) for x in about)
+                )
+            picked.clamp_min_(FLOOR)
+        else:
+            _Slots._unshown(table, columns, picked, top, mass, mean if wanted else None)
         dead = picked <= FLOOR
         chosen = picked.T.contiguous()  # [slot user]
         left = given.new_empty(slots + 1, rows)  # Z
@@ -192,20 +192,39 @@ class _Slots(torch.autograd.Function):
         of_vectors = None if vectors is None else torch.zeros_like(vectors)
         space = table.space()
         for part in table.parts():
+            of_logits = out[part] if vectors is None else space[1, : len(columns[part])]
+            if table.compiled:
+                about = [columns[part], *(x[part].squeeze(1) for x in (top, level, slope)), of_chosen[part]]
+                tile = table.tile(part, space[0])
+                _kernels.each(_kernels.pulled, len(tile), tile, *about, of_logits)
+            else:
+                shifted, weight = space[:, : len(columns[part])]
+                table.read(part, shifted)
+                shifted.scatter_(1, columns[part], FLOOR)
+                table.exp(shifted.sub_(top[part]), weight)
+                torch.mul(weight, shifted.mul_(slope[part]).add_(level[part]), out=of_logits)
+                of_logits.scatter_(1, columns[part], of_chosen[part])
+            if vectors is not None and of_vectors is not None:
+                torch.mm(of_logits, vectors, out=out[part])
+                of_vectors.addmm_(of_logits.T, given[part])
+        return out, of_vectors, None, None
+
+    @staticmethod
+    def _unshown(
+        table: Table, columns: Tensor, picked: Tensor, top: Tensor, mass: Tensor, mean: Tensor | None
+    ) -> None:
+        """Measure what is never shown, by tensors: what the kernel of this name does."""
+        space = table.space()
+        for part in table.parts():
             shifted, weight = space[:, : len(columns[part])]
             table.read(part, shifted)
+            torch.gather(shifted, 1, columns[part], out=picked[part])
             shifted.scatter_(1, columns[part], FLOOR)
+            torch.amax(shifted, 1, keepdim=True, out=top[part])
             table.exp(shifted.sub_(top[part]), weight)
-            of_logits = out[part] if vectors is None else weight
-            if ctx.wanted:
-                torch.mul(weight, shifted.mul_(slope[part]).add_(level[part]), out=of_logits)
-            else:
-                torch.mul(weight, level[part], out=of_logits)
-            of_logits.scatter_(1, columns[part], of_chosen[part])
-            if vectors is not None and of_vectors is not None:
-                torch.mm(weight, vectors, out=out[part])
-                of_vectors.addmm_(weight.T, given[part])
-        return out, of_vectors, None, None
+            torch.sum(weight, 1, keepdim=True, out=mass[part])
+            if mean is not None:
+                torch.sum(shifted.mul_(weight), 1, keepdim=True, out=mean[part])
 
 
 def gumbel_top_k(
@@ -213,11 +232,11 @@ def gumbel_top_k(
 ) -> Int[Tensor, "user slot"]:
     """Draw one slate for each row, exactly as Gumbel top-k does (Yellott 1977; Kool et al. 2019, section 3).
 
-    Few candidates, or another device than the CPU: noise for every candidate, and the K best. Many
-    candidates on a CPU, where that noise is most of the cost: draw with replacement by inverting the
-    cumulative softmax, and keep the first of each. Leaving out repeats is drawing again until the item is
-    new, which is the softmax over what is left, so the law is the same. Rows that found too few different
-    items go on with what is left, shifted anew, so peaked logits cost more rounds, not exactness.
+    On a CPU: draw with replacement by inverting the cumulative softmax, and keep the first of each. Leaving
+    out repeats is drawing again until the item is new, which is the softmax over what is left, so the law is
+    the same. Where what is drawn is nearly all of the mass, the rest is weighed anew, so peaked logits cost
+    time, not exactness. On another device, and for double precision: noise for every candidate, and the K
+    best.
 
     Args:
         logits: scores, -inf where a candidate may not be shown.
@@ -227,10 +246,11 @@ def gumbel_top_k(
     Raises:
         BadInput: naming the row that has fewer candidates than slots, or whose best logit is not finite.
     """
-    table = Table.of(logits)
-    if _few(table, slots):
-        return race(table.whole(), slots, generator)
-    return Inversion(table, slots, generator).columns
+    return (
+        draw_slates(logits, slots, generator)[0]
+        if _compiled(logits)
+        else race(_whole(logits), slots, generator)
+    )
 
 
 @torch.no_grad()
@@ -238,9 +258,6 @@ def draw_slates(
     logits: Float[Tensor, "user cand"] | Product, slots: int, generator: torch.Generator | None = None
 ) -> tuple[Int[Tensor, "user slot"], Float[Tensor, "user slot"]]:
     """Draw what `gumbel_top_k` draws, and return log P(a_k | above) of each slot beside it.
-
-    The exponentials that are drawn from give the log-probabilities too. Where a slate takes nearly all of
-    the mass, the difference of sums is not precise, and `slot_log_probs` is asked.
 
     Args:
         logits: scores, -inf where a candidate may not be shown.
@@ -250,20 +267,16 @@ def draw_slates(
     Raises:
         BadInput: as `gumbel_top_k`.
     """
-    table = Table.of(logits)
-    if _few(table, slots):
-        whole = table.whole()
-        columns = race(whole, slots, generator)
-        return columns, slot_log_probs(whole, columns, None)[0]
-    found = Inversion(table, slots, generator)
-    unsure = (~found.sure).nonzero().squeeze(1)
-    if len(unsure):
-        some = table if len(unsure) == table.rows else table.take(unsure)
-        again, _ = _Slots.apply(some.given, some.vectors, found.columns[unsure], False)  # type: ignore[no-untyped-call]
-        found.log_prob[unsure] = again
-    return found.columns, found.log_prob
+    if _compiled(logits):
+        return drawn(Table.of(logits), slots, generator)
+    whole = _whole(logits)
+    columns = race(whole, slots, generator)
+    return columns, slot_log_probs(whole, columns, None)[0]
 
 
-def _few(table: Table, slots: int) -> bool:
-    """Tell whether noise for every candidate is the cheaper way."""
-    return table.given.device.type != "cpu" or table.cands < RACE_BELOW * slots
+def _compiled(logits: Tensor | Product) -> bool:
+    return Table.of(logits).compiled
+
+
+def _whole(logits: Tensor | Product) -> Tensor:
+    return logits.whole() if isinstance(logits, Product) else logits

@@ -92,7 +92,7 @@ class ValueHead(nn.Module):
         with torch.random.fork_rng(devices=[]):  # modules draw first weights from the global generator
             torch.default_generator.manual_seed(seed.value & ((1 << 63) - 1))
             for out in hidden:
-                layers += [nn.Linear(width, out), nn.ReLU()]
+                layers += [nn.Linear(width, out), nn.ReLU(inplace=True)]
                 width = out
             last = nn.Linear(width, outputs)
         nn.init.zeros_(last.weight)

@@ -25,5 +25,5 @@ class Tower(nn.Module):
     def forward(self, x: Float[Tensor, "row width"]) -> Float[Tensor, "row dim"]:
         """Return the vectors."""
         for number, layer in enumerate(self.layers):
-            x = layer(functional.relu(x) if number else x)
+            x = layer(functional.relu_(x) if number else x)
         return functional.normalize(x, dim=1) if self.unit else x
