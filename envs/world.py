@@ -249,10 +249,17 @@ class SlateWorld(ABC, Generic[Users]):
         )
         return after, Response(click, reward, terminated, truncated, state.active)
 
-    def observe(self, state: State[Users]) -> Context:
-        """Return what a recommender may see: features, history, candidates, popularity."""
+    def observe(self, state: State[Users], past: int | None = None) -> Context:
+        """Return what a recommender may see: features, history, candidates, popularity.
+
+        Args:
+            state: where the shard is.
+            past: how much of the newest history is asked for, in items; as many whole slates as hold them are
+                laid out. None is all that the world remembers.
+        """
         n, items = len(state.user), self.catalog.n_items
-        history, feedback = self._history(state)
+        asked = self.remember if past is None else -(-past // max(self.slots, 1))
+        history, feedback = self._history(state, min(asked, self.remember))
         everywhere = state.popularity.expand(n, items)
         few, here = state.candidates, state.market.available
         context = Context.of(
@@ -321,16 +328,21 @@ class SlateWorld(ABC, Generic[Users]):
             return luck.uniform("candidates", items).topk(count, 1).indices
         return sample_without_replacement(luck.uniform("candidates", count), items)
 
-    def _history(self, state: State[Users]) -> tuple[Int[Tensor, "user past"], Float[Tensor, "user past"]]:
-        """Lay the remembered slates side by side, and hide what an earlier user of the row has seen."""
-        n, past = len(state.user), self.remember * self.slots
-        missing = past - len(state.recent) * self.slots
+    def _history(
+        self, state: State[Users], slates: int
+    ) -> tuple[Int[Tensor, "user past"], Float[Tensor, "user past"]]:
+        """Lay the newest slates side by side, and hide what an earlier user of the row has seen."""
+        n, past = len(state.user), slates * self.slots
+        recent = state.recent[max(len(state.recent) - slates, 0) :]
+        missing = past - len(recent) * self.slots
         items = torch.full((n, missing), PAD, dtype=torch.long, device=self.device)
         answers = torch.zeros(n, missing, device=self.device)
-        if state.recent:
-            items = torch.cat([items, *(slate for slate, _ in state.recent)], 1)
-            answers = torch.cat([answers, *(click for _, click in state.recent)], 1)
-        age = self.remember - torch.arange(past, device=self.device) // max(self.slots, 1)  # in slates
+        if not past:
+            return items, answers
+        if recent:
+            items = torch.cat([items, *(slate for slate, _ in recent)], 1)
+            answers = torch.cat([answers, *(click for _, click in recent)], 1)
+        age = slates - torch.arange(past, device=self.device) // self.slots  # in slates
         hidden = (age > state.step.unsqueeze(1)) | (items == self.blank)
         return items.masked_fill(hidden, PAD), answers.masked_fill(hidden, 0.0)
 

@@ -108,7 +108,7 @@ class WorldRows:
         return Step(context, last, response.reward, response.click, response.terminated, response.truncated)
 
     def _see(self, state: State[Any]) -> Context:
-        return lean(self.world.observe(state), self.past)
+        return lean(self.world.observe(state, self.past), self.past)
 
 
 class EnvRows:

@@ -14,25 +14,18 @@ What is best depends on how users click.
 Slates are columns of the candidates. Nothing here has a gradient but `value_of_slate`.
 """
 
-from dataclasses import dataclass, replace
-
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from agents.maths import _kernels, _newton
 from envs.clicks.contract import ClickModel
 from envs.clicks.multinomial import Multinomial
 from envs.clicks.proportional import Proportional
 from simlab.errors import BadInput
 
-CACHE = 1 << 19
-"""Numbers of odds that are worked off together on a CPU, to stay in its cache."""
-PREFIX = 8
-"""Candidates per slot among which a first guess of the value is made."""
-GUESSES = 2
-"""Steps that the first guess takes."""
 CHECK_EVERY = 3
-"""Steps between looks at whether a GPU is done: each look waits for it."""
+"""Steps between looks at whether all rows are done: on a GPU each look waits for it."""
 
 
 def choice_odds(
@@ -85,9 +78,8 @@ def dinkelbach(
 
     With N and D above and below the line, F(λ) = max_A N(A) − λ D(A) is convex and falls; its root is the
     best value, and each step is Newton's. From the second step on λ rises, and F · D falls at least 4 times
-    in every step (F'/F + D'/D ≤ 1): 32 steps are more than floats can tell apart, and 3 to 5 are usual. A
-    first guess from the first few candidates saves steps and cannot change the result. It stops when no λ of
-    the rows at work rises (a GPU is asked every third step).
+    in every step (F'/F + D'/D ≤ 1): 32 steps are more than floats can tell apart, and 3 to 5 are usual. A row
+    is done when its λ rises no more. On a CPU each row is worked off alone, by a compiled loop.
 
     The slate has K items even where fewer are better: an item with v_i (q_i − λ) < 0 lowers the value.
     `exactly=False` leaves those out; what is left is the best of all slates of 0 to K items. Fewer are never
@@ -103,7 +95,7 @@ def dinkelbach(
         null_value: q_0, the value of no click.
         slots: K.
         mask: False where a candidate may not be shown.
-        iterations: bound on the steps after the guess; the slate is the best seen if it is reached.
+        iterations: bound on the steps after the first; the slate is the best seen if it is reached.
         exactly: K items, or at most K.
         weight: w of each slot; 1 if not given.
 
@@ -113,193 +105,82 @@ def dinkelbach(
         `value_of_slate`.
 
     Raises:
-        BadInput: for slots that are not from 1 to the number of candidates, or a row with fewer candidates
-            that may be shown, if K items must be.
+        BadInput: for slots that are not from 1 to the number of candidates, and if K items must be shown, for
+            a row with fewer candidates that may be, or without K finite numbers.
 
     Source: Dinkelbach (1967), "On nonlinear fractional programming", Management Science 13(7); the steps of
     0-1 problems: Matsui, Saruwatari and Shigeno (1992), "An analysis of Dinkelbach's algorithm for 0-1
     fractional programming problems". Ie et al. (2019, arXiv:1905.12767, section 5) solve the same problem by
     a linear programme.
     """
-    rows, cands = odds.shape
-    _check_slots(slots, cands)
+    _check_slots(slots, odds.shape[1])
     if mask is not None and mask.stride() == (0, 0) and bool(mask[:1, :1].all()):
         mask = None  # one flag for all: nothing is masked
     per_slot = odds.new_ones(slots) if weight is None else weight[:slots].to(odds.dtype)
     down = per_slot.sort(descending=True).values
-    at_once = max(1, CACHE // cands) if odds.device.type == "cpu" else max(1, rows)
-    parts = [
-        _solve(
-            _Rows(
-                odds[i : i + at_once],
-                value[i : i + at_once],
-                # The least of index and cap: cheaper than filling by mask, and safe where v is 0.
-                None if mask is None else torch.where(mask[i : i + at_once], torch.inf, -torch.inf).to(odds),
-                null_odds[i : i + at_once],
-                null_value[i : i + at_once],
-                torch.empty_like(odds[i : i + at_once]),
-                down,
-                exactly,
-                exactly and weight is None,
-            ),
-            iterations,
-        )
-        for i in range(0, max(rows, 1), at_once)
-    ]
-    columns, best = (torch.cat(part) for part in zip(*parts, strict=True))
-    if mask is not None and exactly:
-        _check_shown(mask, columns)
+    by = _by_rows if odds.device.type == "cpu" else _by_tensors
+    columns, best = by(odds, value, mask, null_odds, null_value, down, exactly, iterations)
+    if exactly:
+        _check_enough(mask, (columns >= 0).all(1), slots)
     return (columns if weight is None else _by_weight(columns, per_slot)), best
 
 
-@dataclass(frozen=True)
-class _Rows:
-    """Users at work: the best slates of each, and what they need to be found."""
-
-    odds: Float[Tensor, "user cand"]
-    value: Float[Tensor, "user cand"]
-    cap: Float[Tensor, "user cand"] | None
-    null_odds: Float[Tensor, " user"]
-    null_value: Float[Tensor, " user"]
-    work: Float[Tensor, "user cand"]
-    weight: Float[Tensor, " slot"]
-    exactly: bool
-    plain: bool = False
-    """K items without weights: only which items they are matters."""
-
-    def first(self, few: int) -> "_Rows":
-        """Return the same users with their first candidates, of which at most K may be chosen.
-
-        At most: that always has a finite value, however few of these may be shown.
-        """
-        cap = None if self.cap is None else self.cap[:, :few]
-        work = torch.empty_like(self.odds[:, :few])
-        return replace(
-            self, odds=self.odds[:, :few], value=self.value[:, :few], cap=cap, work=work, exactly=False
-        )
-
-    def take(self, rows: Int[Tensor, " some"]) -> "_Rows":
-        """Return some of the users."""
-        return replace(
-            self,
-            odds=self.odds[rows],
-            value=self.value[rows],
-            cap=None if self.cap is None else self.cap[rows],
-            null_odds=self.null_odds[rows],
-            null_value=self.null_value[rows],
-            work=self.work[: len(rows)],
-        )
-
-    def step(self, rate: Float[Tensor, " user"]) -> tuple[Tensor, Tensor]:
-        """Return the columns of the K largest v (q − λ), and Newton's next λ."""
-        return self.next(rate, self.index(rate))
-
-    def index(self, rate: Float[Tensor, " user"]) -> Float[Tensor, "user cand"]:
-        """Return v (q − λ), in a table that is used again."""
-        index = torch.sub(self.value, rate.unsqueeze(1), out=self.work).mul_(self.odds)
-        return index if self.cap is None else torch.minimum(index, self.cap, out=index)
-
-    def next(self, rate: Float[Tensor, " user"], index: Float[Tensor, "user cand"]) -> tuple[Tensor, Tensor]:
-        """Return the columns of the K largest of the index at λ, and Newton's next λ."""
-        index, columns = _largest(index, len(self.weight))
-        shown = self.odds.gather(1, columns)
-        if not self.exactly:
-            index, shown = index.clamp(min=0), shown * (index > 0)
-        above = torch.addmv(self.null_odds * (self.null_value - rate), index, self.weight)
-        below = torch.addmv(self.null_odds, shown, self.weight)
-        return columns, rate + above / below.clamp(min=torch.finfo(below.dtype).tiny)
-
-    def ordered(self, columns: Int[Tensor, "user slot"], rate: Float[Tensor, " user"]) -> Tensor:
-        """Return the slate in the order of v (q − λ), and −1 where an item would lower the value."""
-        index = self.odds.gather(1, columns) * (self.value.gather(1, columns) - rate.unsqueeze(1))
-        if self.cap is not None:
-            index = torch.minimum(index, self.cap.gather(1, columns))
-        index, order = index.sort(dim=1, descending=True)
-        columns = columns.gather(1, order)
-        return columns if self.exactly else columns.where(index > 0, -1)
-
-
-def _solve(every: _Rows, iterations: int) -> tuple[Int[Tensor, "user slot"], Float[Tensor, " user"]]:
-    """Return the best slates and values."""
-    guess, few = every.null_value, PREFIX * len(every.weight)
-    if few < every.odds.shape[1] // 2:
-        head = every.first(few)
-        for _ in range(GUESSES):
-            guess = head.step(guess)[1]
-    solve = _compared if every.plain and every.odds.device.type == "cpu" else _newton
-    columns, best = solve(every, guess, iterations)
-    return every.ordered(columns, best), best
-
-
-def _compared(
-    every: _Rows, guess: Float[Tensor, " user"], iterations: int
+def _by_rows(
+    odds: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    null_odds: Tensor,
+    null_value: Tensor,
+    weight: Tensor,
+    exactly: bool,
+    iterations: int,
 ) -> tuple[Int[Tensor, "user slot"], Float[Tensor, " user"]]:
-    """Go on from a guess until no other item has a larger v (q - λ) than one of the slate.
-
-    That a slate is the best at its own λ is cheaper to see than a better one is to find.
-    """
-    columns, best = every.step(guess)
-    rows, at = every, torch.arange(len(best))
-    for _ in range(iterations):
-        mine, rate = (columns, best) if len(at) == len(best) else (columns[at], best[at])
-        index = rows.index(rate)
-        shown = index.gather(1, mine)
-        other = index.scatter_(1, mine, -torch.inf).amax(1)
-        going = (other > shown.amin(1)).nonzero().squeeze(1)
-        if not len(going):
-            break
-        index.scatter_(1, mine, shown)
-        if 2 * len(going) < len(at):
-            index, rows, at = index.index_select(0, going), rows.take(going), at[going]
-            mine, rate = mine[going], rate[going]
-        new_columns, new = rows.next(rate, index)
-        risen = new > rate
-        columns[at] = new_columns.where(risen.unsqueeze(1), mine)
-        best[at] = new.where(risen, rate)
-        if not bool(risen.any()):
-            break
+    """Return the best slates, highest v (q - λ) first, and values; by a compiled loop over rows."""
+    columns, best = odds.new_empty(len(odds), len(weight), dtype=torch.long), torch.empty_like(null_value)
+    given: list[Tensor | None] = [odds, value, mask, null_odds, null_value, weight]
+    same = [x if x is None else x.detach().contiguous() for x in given]
+    _kernels.each(_newton.best_slates, len(odds), *same, exactly, iterations, columns, best)
     return columns, best
 
 
-def _newton(
-    every: _Rows, guess: Float[Tensor, " user"], iterations: int
+def _by_tensors(
+    odds: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    null_odds: Tensor,
+    null_value: Tensor,
+    weight: Tensor,
+    exactly: bool,
+    iterations: int,
 ) -> tuple[Int[Tensor, "user slot"], Float[Tensor, " user"]]:
-    """Go on from a guess until no λ rises."""
-    columns, best = every.step(guess)
-    rows, at, mine, rate = every, torch.arange(len(best), device=best.device), columns, best
+    """Return what `_by_rows` does, all rows at once."""
+
+    def step(rate: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the columns of the K largest v (q - λ), and Newton's next λ."""
+        index = odds * (value - rate.unsqueeze(1))
+        if mask is not None:
+            index = index.masked_fill_(~mask, -torch.inf)
+        index, columns = index.topk(len(weight), dim=1)
+        shown = odds.gather(1, columns)
+        if not exactly:
+            index, shown = index.clamp(min=0), shown * (index > 0)
+        above = torch.addmv(null_odds * (null_value - rate), index, weight)
+        below = torch.addmv(null_odds, shown, weight)
+        return columns, rate + above / below.clamp(min=torch.finfo(below.dtype).tiny)
+
+    columns, best = step(null_value)
     for i in range(iterations):
-        new_columns, new = rows.step(rate)
-        risen = new > rate
-        mine, rate = new_columns.where(risen.unsqueeze(1), mine), new.where(risen, rate)
-        if best.device.type == "cpu" or i % CHECK_EVERY == 0:
-            going = risen.nonzero().squeeze(1)
-            if not len(going):
-                break
-            if 2 * len(going) < len(rate):
-                columns, best = columns.index_copy(0, at, mine), best.index_copy(0, at, rate)
-                rows, at, mine, rate = rows.take(going), at[going], mine[going], rate[going]
-    return columns.index_copy(0, at, mine), best.index_copy(0, at, rate)
-
-
-def _largest(score: Float[Tensor, "user cand"], slots: int) -> tuple[Tensor, Tensor]:
-    """Return the K largest scores and their columns, highest first; faster than `topk` for many candidates.
-
-    The K largest stand in the K groups with the largest maxima: only these groups are sorted.
-    """
-    rows, cands = score.shape
-    size = round((cands / slots) ** 0.5)
-    if size < 8:
-        best: tuple[Tensor, Tensor] = score.topk(slots, dim=1)
-        return best
-    groups = cands // size  # group j: columns j, j + groups, j + 2 · groups …
-    peak = score[:, : groups * size].view(rows, size, groups).amax(1)
-    top = peak.topk(slots, dim=1, sorted=False).indices.unsqueeze(2)
-    columns = (top + torch.arange(0, groups * size, groups, device=score.device)).flatten(1)
-    if groups * size < cands:
-        rest = torch.arange(groups * size, cands, device=score.device).expand(rows, -1)
-        columns = torch.cat([columns, rest], dim=1)
-    scores, order = score.gather(1, columns).topk(slots, dim=1)
-    return scores, columns.gather(1, order)
+        other, rate = step(best)
+        risen = rate > best
+        columns, best = other.where(risen.unsqueeze(1), columns), rate.where(risen, best)
+        if i % CHECK_EVERY == 0 and not bool(risen.any()):
+            break
+    index = odds.gather(1, columns) * (value.gather(1, columns) - best.unsqueeze(1))
+    if mask is not None:
+        index = index.masked_fill(~mask.gather(1, columns), -torch.inf)
+    index, order = index.sort(dim=1, descending=True)
+    columns = columns.gather(1, order)
+    return columns.where(index > (-torch.inf if exactly else 0), -1), best
 
 
 def _by_weight(columns: Int[Tensor, "user slot"], weight: Float[Tensor, " slot"]) -> Int[Tensor, "user slot"]:
@@ -318,10 +199,12 @@ def _check_shown(mask: Bool[Tensor, "user cand"], columns: Int[Tensor, "user slo
     _check_enough(mask, mask.gather(1, columns).all(1), columns.shape[1])
 
 
-def _check_enough(mask: Bool[Tensor, "user cand"], enough: Bool[Tensor, " user"], slots: int) -> None:
+def _check_enough(mask: Bool[Tensor, "user cand"] | None, enough: Bool[Tensor, " user"], slots: int) -> None:
     """Refuse the first row that had too few candidates."""
     if not bool(enough.all()):
         row = int((~enough).nonzero()[0, 0])
+        if mask is None:
+            raise BadInput(f"row {row} has odds or values that are no finite numbers")
         have = int(mask[row].sum())
         raise BadInput(f"row {row} has {have} candidates, but the slate has {slots} slots")
 

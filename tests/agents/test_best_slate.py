@@ -90,13 +90,17 @@ def _legal(columns: Tensor, mask: Tensor | None) -> None:
         assert bool((mask.gather(1, columns.clamp(min=0)) | (columns < 0)).all())
 
 
-@pytest.mark.parametrize("prefix", [1, 8])
+@pytest.fixture(params=["rows", "tensors"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """By a compiled loop over rows, as on a CPU, and by tensors, as on a GPU."""
+    if request.param == "tensors":
+        monkeypatch.setattr(best_slate, "_by_rows", best_slate._by_tensors)
+    return str(request.param)
+
+
 @pytest.mark.parametrize("exactly", [True, False])
 @pytest.mark.parametrize(("null", "ties"), [(True, False), (False, False), (True, True)])
-def test_it_equals_enumeration(
-    null: bool, ties: bool, exactly: bool, prefix: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(best_slate, "PREFIX", prefix)
+def test_it_equals_enumeration(null: bool, ties: bool, exactly: bool, way: str) -> None:
     for cands, slots in SHAPES:
         for masked in (False, True):
             problem = _problem(ROWS, cands, seed=cands, null=null, ties=ties)
@@ -110,7 +114,7 @@ def test_it_equals_enumeration(
 
 @pytest.mark.parametrize("exactly", [True, False])
 @pytest.mark.parametrize("cands", [400, 1000, 1003])
-def test_it_equals_bisection_where_slates_cannot_be_listed(cands: int, exactly: bool) -> None:
+def test_it_equals_bisection_where_slates_cannot_be_listed(cands: int, exactly: bool, way: str) -> None:
     problem = _problem(64, cands, seed=1)
     for mask in (None, _mask(64, cands, 10)):
         columns, value = dinkelbach(*problem, 10, mask=mask, exactly=exactly)
@@ -118,25 +122,38 @@ def test_it_equals_bisection_where_slates_cannot_be_listed(cands: int, exactly: 
         _legal(columns, mask)
 
 
-def test_rows_are_worked_off_in_any_portions(monkeypatch: pytest.MonkeyPatch) -> None:
-    problem = _problem(37, 200, seed=2)
+def test_rows_do_not_know_of_each_other() -> None:
+    problem = _problem(137, 200, seed=2)
     columns, value = dinkelbach(*problem, 5)
-    monkeypatch.setattr(best_slate, "CACHE", 1000)
-    again, same = dinkelbach(*problem, 5)
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        again, same = dinkelbach(*problem, 5)
+    finally:
+        torch.set_num_threads(before)
     assert torch.equal(columns, again)
     assert torch.equal(value, same)
+    odds, value, null_odds, null_value = (x[5:6] for x in problem)
+    assert torch.equal(dinkelbach(odds, value, null_odds, null_value, 5)[0], columns[5:6])
     none = tuple(x[:0] for x in problem)
     assert dinkelbach(none[0], none[1], none[2], none[3], 5)[0].shape == (0, 5)
 
 
-def test_the_best_comes_first() -> None:
+def test_what_is_no_number_is_refused(way: str) -> None:
+    odds, value, null_odds, null_value = _problem(9, 20, seed=2)
+    value[4] = torch.nan
+    with pytest.raises(BadInput, match="row 4 has odds or values that are no finite numbers"):
+        dinkelbach(odds, value, null_odds, null_value, 5)
+
+
+def test_the_best_comes_first(way: str) -> None:
     problem = _problem(200, 300, seed=3)
     columns, best = dinkelbach(*problem, 6)
     index = (problem[0] * (problem[1] - best.unsqueeze(1))).gather(1, columns)
     assert bool((index[:, 1:] <= index[:, :-1]).all())
 
 
-def test_at_most_leaves_out_what_lowers_the_value() -> None:
+def test_at_most_leaves_out_what_lowers_the_value(way: str) -> None:
     odds, value, null_odds, null_value = problem = _problem(500, 8, seed=4)
     columns, best = dinkelbach(*problem, 4, exactly=False)
     empty = columns < 0
@@ -158,7 +175,7 @@ def test_at_most_leaves_out_what_lowers_the_value() -> None:
     assert torch.equal(nobody[1], null_value)
 
 
-def test_slots_with_weights_equal_enumeration() -> None:
+def test_slots_with_weights_equal_enumeration(way: str) -> None:
     odds, value, null_odds, null_value = problem = _problem(200, 6, seed=5)
     weight = torch.tensor([0.3, 1.0, 0.0, 0.7], dtype=torch.float64)
     slates = torch.tensor(list(itertools.permutations(range(6), 4)))
@@ -170,7 +187,7 @@ def test_slots_with_weights_equal_enumeration() -> None:
     torch.testing.assert_close(value_of_slate(columns, *problem, weight=weight), want, rtol=0, atol=1e-12)
 
 
-def test_large_and_close_values_keep_their_digits() -> None:
+def test_large_and_close_values_keep_their_digits(way: str) -> None:
     """Q-values of about 100 that differ by 1, in float32: differences are taken first, not last."""
     odds, value, null_odds, null_value = _problem(256, 1000, seed=6)
     problem = odds, 100 + value / 5, null_odds, 100 + null_value / 3
@@ -180,7 +197,7 @@ def test_large_and_close_values_keep_their_digits() -> None:
     assert float((value32 - exact).abs().max()) < 2.3e-5  # three
 
 
-def test_float32_is_near_float64() -> None:
+def test_float32_is_near_float64(way: str) -> None:
     problem = _problem(256, 1000, seed=7)
     exact = dinkelbach(*problem, 10)[1]
     columns, value = dinkelbach(*_single(problem), 10)
@@ -188,24 +205,14 @@ def test_float32_is_near_float64() -> None:
     assert float((value / exact - 1).abs().max()) < 2e-6
 
 
-def test_few_steps_are_enough_and_too_few_give_a_legal_slate() -> None:
+def test_few_steps_are_enough_and_too_few_give_a_legal_slate(way: str) -> None:
     problem = _problem(256, 1000, seed=8)
     exact = dinkelbach(*problem, 10)[1]
     columns, rough = dinkelbach(*problem, 10, iterations=0)
     torch.testing.assert_close(value_of_slate(columns, *problem), rough, rtol=1e-12, atol=0)
     assert bool((rough <= exact + 1e-12).all())
     assert float((exact - rough).max()) > 1e-3
-    torch.testing.assert_close(dinkelbach(*problem, 10, iterations=6)[1], exact, rtol=0, atol=1e-12)
-
-
-@pytest.mark.parametrize(("cands", "slots"), [(640, 10), (1003, 7), (77, 1), (5000, 10)])
-def test_the_largest_are_those_of_topk(cands: int, slots: int) -> None:
-    score = torch.randn(20, cands, generator=torch.Generator().manual_seed(0))
-    score[:10, cands // 4 :] = -torch.inf
-    found, columns = best_slate._largest(score, slots)
-    want = score.topk(slots, dim=1)
-    assert torch.equal(found, want.values)
-    assert torch.equal(columns, want.indices)
+    torch.testing.assert_close(dinkelbach(*problem, 10, iterations=10)[1], exact, rtol=0, atol=1e-12)
 
 
 def test_what_heuristics_lose() -> None:
