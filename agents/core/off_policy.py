@@ -19,6 +19,7 @@ from agents.core.algorithm import SlateAlgorithm, known_seed, linear, same_names
 from agents.core.networks import build_ranker, known_settings
 from agents.core.replay import Batch, SlateReplay
 from agents.core.rows import context_of, n_items_of, slots_of
+from agents.maths.plackett_luce import random_slates
 from simlab.context import Catalog, Context
 from simlab.errors import BadInput, nearest
 from simlab.rankers.contract import Ranker
@@ -284,23 +285,19 @@ class SlateOffPolicy(SlateAlgorithm, OffPolicyAlgorithm):
         n, slots = len(context), self.policy.slots
         rate = 1.0 if self.num_timesteps < self.learning_starts else self.exploring()
         if rate >= 1:
-            return Uniform(context.mask, slots).sample(self.luck)
+            return random_slates(context.mask, slots, self.luck)
         dice = torch.rand(n, generator=self.luck, device=self.device) < rate
         with torch.no_grad():
             if self.device.type != "cpu":  # to count rows is to wait there
                 best = self.policy.distribution(context, slots).sample(self.luck)
-                random = Uniform(context.mask, slots).sample(self.luck)
-                return torch.where(dice.unsqueeze(1), random, best)
+                return torch.where(dice.unsqueeze(1), random_slates(context.mask, slots, self.luck), best)
             columns = torch.zeros(n, slots, dtype=torch.long)
-            for rows, kind in ((dice, self._uniform), (~dice, self.policy.distribution)):
-                some = rows.nonzero().squeeze(1)
-                if len(some):
-                    columns[some] = kind(context.rows(some), slots).sample(self.luck)
+            some, others = dice.nonzero().squeeze(1), (~dice).nonzero().squeeze(1)
+            if len(some):
+                columns[some] = random_slates(context.mask[some], slots, self.luck)
+            if len(others):
+                columns[others] = self.policy.distribution(context.rows(others), slots).sample(self.luck)
         return columns
-
-    @staticmethod
-    def _uniform(context: Context, slots: int) -> SlateDistribution:
-        return Uniform(context.mask, slots)
 
     def collect_rollouts(
         self,

@@ -7,18 +7,17 @@ import numpy as np
 
 from agents.maths._kernels import ANY_ORDER, IN_ORDER, inline, kernel
 
-GUESSES = 3
+GUESSES = 4
 """Looks at the whole row for a first guess."""
-SPARE = 0.5
-"""How far below the guessed least of the slate candidates are still looked at, in means of what is above."""
 
 
 @kernel(fastmath=ANY_ORDER)
 @no_type_check
 def above(odds, value, mask, rate, low):
     """Return how many have v (q - λ) > low, and the sums of that and of v over them."""
-    count, index, weight = odds[0] * 0, odds[0] * 0, odds[0] * 0
-    one, none = odds[0] * 0 + 1, odds[0] * 0
+    number = odds.dtype.type  # of one type throughout: mixed loops are not made wide
+    one, none = number(1), number(0)
+    count, index, weight = none, none, none
     for i in range(len(odds)):
         x = odds[i] * (value[i] - rate)
         y = one if x > low else none
@@ -38,17 +37,18 @@ def guessed(odds, value, mask, null_odds, null_value, slots):
     As if what is above a bar were exponential: then K are above the bar + mean excess · log(count / K).
     Nothing is lost where it is wrong, but time.
     """
-    rate, low = null_value, null_value * 0
+    number = odds.dtype.type
+    rate, low = null_value, number(0)
     for _ in range(GUESSES):
         count, index, weight = above(odds, value, mask, rate, low)
         if count < 1:
-            return rate, low * 0
+            return rate, number(0)
         some = min(1.0, slots / count)
         new = rate + (null_odds * (null_value - rate) + index * some) / (null_odds + weight * some)
-        excess = index / count - low
-        low += excess * math.log(count / slots) - weight / count * (new - rate)
-        low, rate = max(low, 0.0), new
-    return rate, low - SPARE * excess
+        excess = number(index / count - low)
+        bar = low + excess * math.log(count / slots) - weight / count * (new - rate)
+        low, rate = number(max(bar, 0.0)), number(new)
+    return rate, low
 
 
 @inline(fastmath=IN_ORDER)
@@ -65,8 +65,9 @@ def scored(odds, value, mask, rate, index):
     for i in range(len(odds)):
         index[i] = odds[i] * (value[i] - rate)
     if mask is not None:
+        never = odds.dtype.type(-np.inf)
         for i in range(len(odds)):
-            index[i] = index[i] if mask[i] else -np.inf
+            index[i] = index[i] if mask[i] else never
 
 
 @kernel(fastmath=IN_ORDER)

@@ -13,7 +13,7 @@ up. So nothing is the difference of two large sums, and gaps of any size between
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from agents.maths import _kernels
@@ -251,6 +251,18 @@ def gumbel_top_k(
         if _compiled(logits)
         else race(_whole(logits), slots, generator)
     )
+
+
+def random_slates(
+    mask: Bool[Tensor, "user cand"], slots: int, generator: torch.Generator | None = None
+) -> Int[Tensor, "user slot"]:
+    """Draw one slate for each row, all slates of allowed candidates alike.
+
+    Raises:
+        BadInput: naming the row that has fewer candidates than slots.
+    """
+    alike = torch.zeros(1, 1, device=mask.device).expand(mask.shape)
+    return gumbel_top_k(alike.masked_fill(~mask, -torch.inf), slots, generator)
 
 
 @torch.no_grad()

@@ -4,7 +4,7 @@ from copy import deepcopy
 from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 
@@ -85,22 +85,26 @@ class SlateQPolicy(SlateBasePolicy):
 
     def best(
         self,
-        context: Context,
+        mask: Bool[Tensor, "user cand"],
         value: Float[Tensor, "user cand"],
         null: Float[Tensor, " user"],
         log_odds: Float[Tensor, "user cand"],
     ) -> Int[Tensor, "user slot"]:
         """Return the best slate by these values."""
+        return self._best(mask, value, null, log_odds.clone())
+
+    def _best(self, mask: Tensor, value: Tensor, null: Tensor, log_odds: Tensor) -> Tensor:
+        """Return the best slate; the log-odds are overwritten."""
         if self.clicks == "many":
-            score = log_odds.sigmoid() * value
-            columns = masked(score, context.mask).topk(self.slots, dim=1).indices
+            score = log_odds.sigmoid_().mul_(value)
+            columns = masked(score, mask).topk(self.slots, dim=1).indices
             order = self.slot.detach().argsort(descending=True)  # the best item stands where most is seen
             return torch.empty_like(columns).index_copy_(1, order, columns)
-        odds, one = log_odds.exp(), torch.ones_like(null)
+        odds, one = log_odds.exp_(), torch.ones_like(null)
         if self.optimiser == "exact":
-            return dinkelbach(odds, value, one, null, self.slots, mask=context.mask)[0]
+            return dinkelbach(odds, value, one, null, self.slots, mask=mask)[0]
         pick = greedy if self.optimiser == "greedy" else top_k
-        return pick(odds, value, one, null, self.slots, mask=context.mask)
+        return pick(odds, value, one, null, self.slots, mask=mask)
 
     def value_of(
         self,
@@ -127,23 +131,29 @@ class SlateQPolicy(SlateBasePolicy):
         """Return all mass on the best slate."""
         return Deterministic(self.best_slates(context), context.candidates.shape[1])
 
+    @torch.no_grad()
     def best_slates(self, context: Context) -> Int[Tensor, "user slot"]:
         """Return the best slates, where that is faster for a few users at a time: nothing is large then."""
         q, choice = self.q, self.choice
         if not (is_inner(q.ranker, context) and is_inner(choice, context)):
             value, null = self.values(context)
-            return self.best(context, value, null, self.log_odds(context))
+            return self._best(context.mask, value, null, self.log_odds(context))
         state, wish = q.encode(context), choice.encode(context)
         null = self.none(state) if self.null_item else state.new_zeros(len(state))
         items, wanted = items_of(q.ranker, context).T, items_of(choice, context).T
+        # A scale and a shift of all values go into the product.
+        state = state if q.scale is None else state * q.scale
+        if q.shift is not None:
+            state = torch.cat([state, q.shift.expand(len(state), 1)], 1)
+            items = torch.cat([items, items.new_ones(1, items.shape[1])])
         size, found = max(1, AT_ONCE // items.shape[1]), []
+        space = state.new_empty(2, min(size, len(state)), items.shape[1])  # used again: fresh memory is slow
         for at in range(0, len(state), size):
             part = slice(at, at + size)
-            value = state[part] @ items
-            value = value if q.scale is None else value.mul_(q.scale)
-            value = value if q.shift is None else value.add_(q.shift)
-            odds = (wish[part] @ wanted).clamp_(-LIMIT, LIMIT)
-            found.append(self.best(context.rows(part), value, null[part], odds))
+            value, odds = space[:, : len(state[part])]
+            torch.mm(state[part], items, out=value)
+            torch.mm(wish[part], wanted, out=odds).clamp_(-LIMIT, LIMIT)
+            found.append(self._best(context.mask[part], value, null[part], odds))
         return torch.cat(found)
 
     def shown(

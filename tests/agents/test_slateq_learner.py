@@ -35,7 +35,7 @@ def test_the_best_slate_is_the_best_of_all(clicks: str) -> None:
     null = torch.randn(rows, generator=luck)
     slates = torch.tensor(list(itertools.permutations(range(6), 3)))
     every = torch.stack([policy.value_of(s.expand(rows, -1), value, null, odds) for s in slates])
-    chosen = policy.best(context(rows), value, null, odds)
+    chosen = policy.best(context(rows).mask, value, null, odds)
     torch.testing.assert_close(policy.value_of(chosen, value, null, odds), every.amax(0), atol=1e-5, rtol=0)
 
 

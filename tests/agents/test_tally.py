@@ -148,13 +148,13 @@ def test_it_moves_values_and_no_slate() -> None:
         policy = slateq.policy
         value, null = policy.values(context)
         odds = policy.log_odds(context)
-        best = policy.best(context, value, null, odds)
+        best = policy.best(context.mask, value, null, odds)
         for told in (early, late):
             moved, none = policy.values(told)
             shift = none - null
             assert float(shift.abs().min()) > 0
             torch.testing.assert_close(moved - value, shift.unsqueeze(1).expand_as(value), atol=1e-4, rtol=0)
-            assert torch.equal(policy.best(told, moved, none, odds), best)
+            assert torch.equal(policy.best(told.mask, moved, none, odds), best)
             before, after = policy.value_of(best, value, null, odds), policy.value_of(best, moved, none, odds)
             torch.testing.assert_close(after - before, shift, atol=1e-4, rtol=0)
 
