@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from agents.maths.grouped import draw_by_groups, grouped_slot_log_probs
 from agents.maths.plackett_luce import Entropy, gumbel_top_k, slot_log_probs
 from simlab.errors import BadInput
 from simlab.slates import GroupedPlackettLuce, PlackettLuce, SlateDistribution
@@ -34,10 +35,10 @@ class Choice:
         Raises:
             BadInput: naming the row with too few candidates, or whose logits are not finite.
         """
-        grouped = self._grouped()
+        grouped = self.grouped()
         if grouped is None:
             return gumbel_top_k(self.logits, self.slots, generator)
-        return grouped.sample(torch.default_generator if generator is None else generator)
+        return draw_by_groups(grouped, generator)[0]
 
     def log_probs(
         self, columns: Int[Tensor, "user slot"], entropy: Entropy | None = "slots"
@@ -47,24 +48,29 @@ class Choice:
         Raises:
             BadInput: with groups, for another entropy than the sum over slots.
         """
-        grouped = self._grouped()
+        grouped = self.grouped()
         if grouped is None:
             return slot_log_probs(self.logits, columns, entropy)
         if entropy not in ("slots", None):
             raise BadInput(f'with groups there is the entropy "slots" alone, not {entropy}')
-        log_prob, each = grouped.slot_log_probs(columns, entropy is not None)
+        log_prob, each = grouped_slot_log_probs(grouped, columns, entropy is not None)
         return log_prob, each.sum(1)
 
     def mode(self) -> Int[Tensor, "user slot"]:
         """Return the likeliest slate; with groups the greedy one."""
-        grouped = self._grouped()
+        grouped = self.grouped()
         return top(self.logits, self.slots) if grouped is None else grouped.mode()
 
     def distribution(self) -> SlateDistribution:
         """Return the distribution, with its propensities."""
-        return self._grouped() or PlackettLuce(self.logits, self.slots)
+        return self.grouped() or PlackettLuce(self.logits, self.slots)
 
-    def _grouped(self) -> GroupedPlackettLuce | None:
+    def grouped(self) -> GroupedPlackettLuce | None:
+        """Return the distribution by groups; None where there are none.
+
+        Raises:
+            BadInput: for more slots than penalties were learned for.
+        """
         if self.group is None or self.penalty is None:
             return None
         learned = self.penalty.shape[2]

@@ -15,6 +15,7 @@ from torch import Tensor
 from agents.core.choice import Choice
 from agents.core.networks import SlateNetwork
 from agents.maths._tables import Product
+from agents.maths.grouped import draw_by_groups
 from agents.maths.plackett_luce import Entropy, draw_slates, slot_log_probs
 from simlab.adapters._state import full
 from simlab.context import Context
@@ -58,9 +59,9 @@ def drawn(
     Raises:
         BadInput: naming the row with too few candidates, or whose logits are not finite.
     """
-    if choice.group is not None:
-        columns = choice.draw(generator)
-        return columns, choice.log_probs(columns, entropy=None)[0]
+    grouped = choice.grouped()
+    if grouped is not None:
+        return draw_by_groups(grouped, generator)
     table = choice.product if isinstance(choice, InnerChoice) else choice.logits
     return draw_slates(table, choice.slots, generator)
 
