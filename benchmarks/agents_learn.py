@@ -119,7 +119,7 @@ RUNS: dict[tuple[str, str], tuple[int, dict[str, Any]]] = {
     ("interest", "ppo"): (6_000_000, {**LONG, "policy_kwargs": {**LONG["policy_kwargs"], "tally": False}}),
     ("interest", "ppo with a tally"): (6_000_000, LONG),
     ("bored", "ppo"): (6_000_000, BORED),
-    ("bored", "ppo with groups"): (3_500_000, COUNTED),
+    ("bored", "ppo with groups"): (7_000_000, COUNTED),
     ("bored", "a2c"): (1_500_000, ROLLED),
     ("bored", "reinforce"): (1_500_000, ROLLED),
     ("bored", "slateq"): (400_000, {**KEPT, "options": {"clicks": "many"}}),

@@ -109,9 +109,6 @@ def run(plans: Sequence[Plan], folder: Path, processes: int, minutes: float) -> 
 
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):  # of the processes, which are the parallel part
         os.environ[name] = "1"
-    # This folder's coverage.py would hide the package `coverage` that EconML's numba looks for.
-    here = Path(__file__).resolve().parent
-    sys.path[:] = [place for place in sys.path if Path(place).resolve() != here]
     with multiprocessing.get_context("spawn").Pool(processes) as pool, Progress() as progress:
         bar = progress.add_task("logs", total=sum(len(logs) for *_, logs in waiting))
         running: list[multiprocessing.pool.AsyncResult[tuple[Plan, list[int], list[Found]]]] = []

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import coverage
+from benchmarks import ope_coverage as coverage
 from benchmarks.coverage_worlds import WORLDS, World
 from causal.bandit.clipped_ips import ClippedIPS
 from causal.bandit.dr import DR

@@ -1,7 +1,7 @@
 """How often nominal 95 % intervals hold: four worlds, two sizes of log, every kind, every estimator.
 
-python benchmarks/coverage.py --markdown docs/ope-coverage.md      # some six CPU minutes
-python benchmarks/coverage.py --quick
+python benchmarks/ope_coverage.py --markdown docs/ope-coverage.md      # some six CPU minutes
+python benchmarks/ope_coverage.py --quick
 """
 
 import argparse
@@ -405,7 +405,7 @@ def main() -> None:
     rows += [Row(f"{p.world}: {p.what}", 100 * p.ever, "% ever missed", settings=asdict(p)) for p in watched]
     finish("Coverage of 95 % intervals", rows, options.json)
     if options.markdown:
-        command = f"python benchmarks/coverage.py --markdown docs/ope-coverage.md --seed {options.seed}"
+        command = f"python benchmarks/ope_coverage.py --markdown docs/ope-coverage.md --seed {options.seed}"
         write_page(options.markdown, page(cells, watched, command))
 
 
