@@ -11,6 +11,7 @@ hand without any of stable-baselines3.
 """
 
 import sys
+import textwrap
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -157,17 +158,11 @@ def pieces(users: int = 4096) -> list[tuple[str, float]]:
     state = 0.2 * torch.randn(users, dim, generator=luck)
     product = Product(state, torch.randn(ITEMS, dim, generator=luck))
     table = Table.of(product)
-    scores, weight = table.space()
+    space = table.space(1)[0]
 
     def make() -> None:
         for part in table.parts():
-            table.read(part, scores[: len(state[part])])
-
-    def soften() -> None:
-        for part in table.parts():
-            some = scores[: len(state[part])]
-            table.read(part, some)
-            table.exp(some.sub_(some.amax(1, keepdim=True)), weight[: len(some)])
+            table.tile(part, space)
 
     columns = gumbel_top_k(product, SLOTS, luck)
     leaf = Product(state.clone().requires_grad_(), product.vectors.clone().requires_grad_())
@@ -179,18 +174,18 @@ def pieces(users: int = 4096) -> list[tuple[str, float]]:
     world, seed = make_world(WORLD), Seed(0)
     at = world.reset(users, seed)
     network = ppo(64, "cpu").network
-    seen = world.observe(at)
+    seen = world.observe(at, 0)
     with torch.no_grad():
         found = [
             ("scores alone: a matrix product in the cache", median_seconds(make, 9)),
-            ("scores and their exponentials", median_seconds(soften, 9)),
             (
                 "scores, slates drawn, log-probabilities",
                 median_seconds(lambda: draw_slates(product, SLOTS, luck), 9),
             ),
+            ("the actor's state", median_seconds(lambda: network.ranker.encode(seen), 9)),
             ("the critics' values", median_seconds(lambda: network.values(seen), 9)),
             ("the world's step", median_seconds(lambda: world.step(at, columns, seed), 9)),
-            ("what the world shows of its users", median_seconds(lambda: world.observe(at), 9)),
+            ("what the world shows of its users", median_seconds(lambda: world.observe(at, 0), 9)),
         ]
     name = "learning from one slate: log-probabilities, entropy, gradient"
     return [(n, 1e6 * s / users) for n, s in [*found, (name, median_seconds(learn, 9))]]
@@ -292,31 +287,37 @@ def page(found: list[Row], device: str) -> list[str]:
 def limits(parts: dict[str, float]) -> list[str]:
     """Return what bounds a user-step, as lines of the page."""
     alone = parts["scores alone: a matrix product in the cache"]
-    soft = parts["scores and their exponentials"]
-    flops, row = 2 * 32 * ITEMS, 4 * ITEMS
-    passes = row * 8 / 1000
-    return [
-        "",
-        "## What limits it",
-        "",
-        f"A user-step of PL-PPO scores {ITEMS:,} items: {flops / 1000:,.0f} kFLOP in a product of width 32,",
-        f"and a row of {row / 1000:.0f} kB. The product alone ran at {flops / alone / 1000:,.0f} GFLOP/s"
-        f" ({alone:.2f} µs), so no",
-        f"roll-out on this core can pass {1 / alone:.2f} M user-steps / s, nor {1 / soft:.2f} M with the",
-        "exponentials, before anything is drawn, shown or valued. The row is written and read some eight",
-        f"times (product, maximum, difference, bound, exponential, sums): {passes:.0f} kB a user-step. That",
-        "stays in the second-level cache, as users are worked off 262 at a time; only slates,",
-        "log-probabilities and features, about 2 kB, go to memory. A table of all logits would bring the",
-        "traffic back to memory.",
-        "",
-        "Drawing is exact: points are looked up in cumulative sums by groups of 8 candidates, K and a few",
-        "more a user, so it costs as many random reads as draws. What is left there is small operations,",
-        "about 80 for each 262 users. Learning makes the scores again for the gradient (three more products)",
-        "rather than keep them; with four passes over a roll-out it does so four times for each user-step.",
-        "",
-        "SlateQ's best slates are found by 2 to 5 Newton steps. A step selects 10 of 1,000 by value, whose",
-        "branches the processor cannot foresee; that nothing better is left is seen without selecting.",
+    drawn = parts["scores, slates drawn, log-probabilities"]
+    rest = [parts[k] for k in ("the actor's state", "the critics' values", "the world's step")]
+    whole = drawn + sum(rest) + parts["what the world shows of its users"]
+    flops = 2 * 32 * ITEMS
+    # 30 features → 32 → 128 → 32 of the actor and again of the critics, whose heads are 32 → 64 → 1 and 10.
+    nets = 2 * (2 * (30 * 32 + 2 * 32 * 128) + 2 * 32 * 64 + 64 * 11)
+    speed = flops / alone / 1000
+    paragraphs = [
+        f"A user-step of PL-PPO scores {ITEMS:,} items: {flops / 1000:,.0f} kFLOP in a product of width 32, "
+        f"at {speed:,.0f} GFLOP/s {alone:.2f} µs. While a row of 4 kB is in the first-level cache, a "
+        "compiled loop takes its exponentials, their sums by 8, by 64 and in all, and draws: a point of the "
+        "mass is found by these sums without a branch, and what is drawn already is passed over. So a draw "
+        "costs tens of reads, not a thousand. "
+        f"Scores, slates and log-probabilities are {drawn:.2f} µs.",
+        f"The parts of a roll-out's user-step are {whole:.2f} µs where nothing else disturbs the caches, so "
+        f"{1e3 / whole:,.0f},000 user-steps / s are the most; 550,000 would be 1.82 µs. The products of "
+        f"scores, actor and critics alone are {(flops + nets) / 1000:,.0f} kFLOP, "
+        f"{(flops + nets) / speed / 1000:.2f} µs at the speed of the scores. What would have to shrink are "
+        "the exponentials and draws, and the small operations of the world and the networks.",
+        "Learning makes the scores again for the gradient (three more products) rather than keep them; with "
+        "four passes over a roll-out it does so four times for each user-step.",
+        "SlateQ's best slates are found row by row too: four looks at all v (q - λ) guess λ and the least of "
+        "the slate; then Newton's steps look at the few values above that. What else a user-step costs are "
+        "two products (values and odds), exponentials, and its share of a gradient step, whose hundreds of "
+        "small operations are shared by the users of a step.",
+        "Loops are compiled at first use, which takes some ten seconds in all, and kept in `__pycache__`.",
     ]
+    lines = ["", "## What limits it"]
+    for paragraph in paragraphs:
+        lines += ["", *textwrap.wrap(paragraph, 110, break_long_words=False, break_on_hyphens=False)]
+    return lines
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from agents.core.agent import SlateAgent
 from agents.core.algorithm import known_seed, linear, same_names, with_catalog
+from agents.core.inner import Scorer
 from agents.core.on_policy import Nothing, SlateOnPolicy
 from agents.core.policy import SlateActorCriticPolicy
 from agents.core.rows import slots_of
@@ -135,7 +136,7 @@ class SlateA2C(SlateOnPolicy, A2C):
         self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
         rollout = self.rollout
-        choice, future, slot = self.network(rollout.context)
+        choice, future, slot = Scorer(self.network).everything(rollout.context)
         log_prob, entropy = choice.log_probs(rollout.columns, entropy="slots" if self.ent_coef else None)
         if self.per_slot:
             advantage = per_slot_advantage(rollout.advantage, rollout.earned, slot.detach())

@@ -13,6 +13,7 @@ from torch.nn import functional
 from agents.core.agent import SlateAgent
 from agents.core.algorithm import known_seed, linear, same_names, with_catalog
 from agents.core.choice import Choice
+from agents.core.inner import Scorer
 from agents.core.on_policy import Nothing, Rollout, SlateOnPolicy
 from agents.core.policy import SlateActorCriticPolicy
 from agents.core.rows import WorldRows, slots_of
@@ -180,7 +181,7 @@ class SlateReinforce(SlateOnPolicy):
         self._update_learning_rate(self.policy.optimizer)
         rollout, figures = self.rollout, {}
         for _ in range(self.n_epochs):
-            choice, future, slot = self.network(rollout.context)
+            choice, future, slot = Scorer(self.network).everything(rollout.context)
             actor, entropy = self._actor_loss(choice, rollout, slot.detach())
             per_slot = self.network.slot is not None
             later = rollout.returns - rollout.earned.sum(1) if per_slot else rollout.returns

@@ -91,17 +91,17 @@ class Scorer:
         """Return what there is to choose from, and the critics' F and b."""
         context = full(context, self.network.ranker.past)
         state = self.network.ranker.encode(context)
-        future, slot = self.network._values(context, state)
+        future, slot = self.network.values_at(context, state)
         return self._choice(context, state), future, slot
 
     def _choice(self, context: Context, state: Float[Tensor, "user dim"]) -> Choice:
         network = self.network
         if network.steps is not None or not is_inner(network.ranker, context):
-            return network._choice(context, state)
+            return network.choice_at(context, state)
         if self.vectors is None:
             self.vectors = items_of(network.ranker, context)
         if self.vectors.shape[1] > WIDEST:
-            return network._choice(context, state)
+            return network.choice_at(context, state)
         return InnerChoice(Product(state, self.vectors), network.slots)
 
 

@@ -131,15 +131,16 @@ class SlateNetwork(nn.Module):
         """Return what there is to choose from, F and b."""
         context = full(context, self.ranker.past)
         state = self.ranker.encode(context)
-        future, slot = self._values(context, state)
-        return self._choice(context, state), future, slot
+        future, slot = self.values_at(context, state)
+        return self.choice_at(context, state), future, slot
 
     def choice(self, context: Context) -> Choice:
         """Return what there is to choose from."""
         context = full(context, self.ranker.past)
-        return self._choice(context, self.ranker.encode(context))
+        return self.choice_at(context, self.ranker.encode(context))
 
-    def _choice(self, context: Context, state: Float[Tensor, "user dim"]) -> Choice:
+    def choice_at(self, context: Context, state: Float[Tensor, "user dim"]) -> Choice:
+        """Return what there is to choose from, where the ranker's state is at hand."""
         logits = masked(self.ranker.score(context, state), context.mask)
         if self.steps is None:
             return Choice(logits, self.slots)
@@ -160,11 +161,12 @@ class SlateNetwork(nn.Module):
     def value_parts(self, context: Context) -> tuple[Float[Tensor, " user"], Float[Tensor, "user slot"]]:
         """Return F and b."""
         context = full(context, self.ranker.past)
-        return self._values(context, None if self.critic_body is not None else self.ranker.encode(context))
+        return self.values_at(context, None if self.critic_body is not None else self.ranker.encode(context))
 
-    def _values(
+    def values_at(
         self, context: Context, state: Float[Tensor, "user dim"] | None
     ) -> tuple[Float[Tensor, " user"], Float[Tensor, "user slot"]]:
+        """Return F and b; the ranker's state is not needed where the critics have a body of their own."""
         if self.critic_body is not None:
             state = self.critic_body.encode(context)
         assert state is not None
