@@ -126,7 +126,7 @@ RUNS: dict[tuple[str, str], tuple[int, dict[str, Any]]] = {
     ("bored", "dqn"): (400_000, KEPT),
     ("bored", "sac_topk"): (400_000, SPACE),
     ("bored", "wolpertinger"): (400_000, SPACE),
-    ("bored", "hac"): (400_000, {**KEPT, **NOW}),
+    ("bored", "hac"): (400_000, {**KEPT, **NOW, "options": {"tries": 8, "align": 1.0, "clicks": 0.1}}),
     ("bored", "gems"): (400_000, {**KEPT, **NOW}),
     ("bored", "linucb"): (100_000, {}),
     ("bored", "learned"): (100_000, {"family": "mf"}),

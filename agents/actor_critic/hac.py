@@ -15,6 +15,7 @@ from agents.core.replay import Batch
 from agents.maths.returns import td_target
 from simlab.adapters._state import copied, full
 from simlab.context import Context
+from simlab.errors import BadInput
 from simlab.rankers._blocks import dot
 from simlab.rankers.contract import Ranker
 from simlab.slates import Deterministic, SlateDistribution, Uniform
@@ -34,9 +35,11 @@ class HACPolicy(LatentPolicy):
         """Make the networks.
 
         Raises:
-            BadInput: for an unknown option, and a family without item vectors.
+            BadInput: for an unknown or wrong option, and a family without item vectors.
         """
-        self.chosen = self.numbers(noise=(0.3, 0), align=(0.1, 0), clicks=(1.0, 0), items=(1.0, 0))
+        self.chosen = self.numbers(
+            noise=(0.3, 0), align=(0.1, 0), clicks=(1.0, 0), items=(1.0, 0), tries=(1, 1)
+        )
         # An actor must find its way in that space: eight numbers, if nothing else is said.
         few = {"layers": (64, 8)} if self.family == "two_tower" else {}
         self.actor = self.ranker_with(few | dict(self.spec or {}), "actor")
@@ -46,6 +49,13 @@ class HACPolicy(LatentPolicy):
         self.actor_target = copied(self.actor).requires_grad_(False)
         self.critic = TwinCritic(self.new_ranker("critic"), 1, width, self.hidden, self.seed.split("heads"))
         self.critic_target = self.critic.copy()
+        tries = self.chosen["tries"]
+        if tries != int(tries):
+            raise BadInput(f"tries is a whole number, not {tries}")
+        # The same for all users and times: what is shown is a function of what is seen.
+        luck = self.seed.split("tries").torch()
+        self.aside: Tensor
+        self.register_buffer("aside", torch.randn(int(tries) - 1, width, generator=luck))
 
     def make_optimizers(self, lr_schedule: Any) -> None:
         """Make one optimiser each for actor and critics."""
@@ -75,6 +85,24 @@ class HACPolicy(LatentPolicy):
         points = self.points()
         return top(masked(dot(hyper, points, known(context, len(points))), context.mask), slots)
 
+    @torch.no_grad()
+    def tried(
+        self, context: Context, hyper: Float[Tensor, "user dim"], slots: int, critic: TwinCritic
+    ) -> Int[Tensor, "user slot"]:
+        """Return the slate of Z, or of a point beside it where both critics say that it is worth more."""
+        best = self.effect(context, hyper, slots)
+        if not len(self.aside):
+            return best
+        state = critic.encode(context)
+        size = hyper.square().mean(1, keepdim=True).sqrt()
+        most = critic(state, self.inverse(context, best).unsqueeze(1)).amin(1)
+        for way in self.aside:
+            other = self.effect(context, hyper + size * way, slots)
+            worth = critic(state, self.inverse(context, other).unsqueeze(1)).amin(1)
+            best = torch.where((worth > most).unsqueeze(1), other, best)
+            most = torch.maximum(most, worth)
+        return best
+
     def inverse(self, context: Context, columns: Int[Tensor, "user slot"]) -> Float[Tensor, "user dim"]:
         """Return h(A), the direction of the mean of a slate's v_i."""
         mean = functional.embedding(context.slate(columns), self.points()).mean(1)
@@ -96,7 +124,7 @@ class HACPolicy(LatentPolicy):
 
     def distribution(self, context: Context, slots: int) -> SlateDistribution:
         """Return all mass on the slate of Z."""
-        columns = self.effect(context, self.hyper(context), slots)
+        columns = self.tried(context, self.hyper(context), slots, self.critic)
         return Deterministic(columns, context.candidates.shape[1])
 
 
@@ -120,6 +148,11 @@ class HAC(LatentOffPolicy):
     To the alignment, the second term of Z, h(A) is a constant. The critics learn from what was shown, so any
     slate teaches them, a uniform one too.
 
+    A gradient finds the best direction nearby. Where the best slates lie apart, `tries` n > 1 looks further:
+    of the slates of Z and of Z + |Z| ξ_j / √dim for n - 1 fixed Gaussian directions ξ_j, the one that both
+    critics value most takes the place of A(Z) everywhere: what is shown, the next state's value, and the
+    alignment's h(A(Z)), which draws Z there.
+
     Exploration adds Gaussian noise to Z, as large as `noise` times the root mean square of its coordinates,
     and shows uniform slates with probability ε. `distribution` is A(Z), mixed with the uniform slates of the
     exploration's end: exact for what it draws, but in training there was noise too.
@@ -128,7 +161,7 @@ class HAC(LatentOffPolicy):
     WWW, section 4. Differs: see docs/agents/hac.md.
 
     Args:
-        options: `noise`; `align` λ_h; `clicks` λ_c; `items` λ_v.
+        options: `noise`; `align` λ_h; `clicks` λ_c; `items` λ_v; `tries` n.
         **settings: see `SlateOffPolicy`; by default τ = 0.01 at each gradient step.
     """
 
@@ -150,7 +183,7 @@ class HAC(LatentOffPolicy):
             hyper = policy.hyper(context)
             noise = torch.randn(hyper.shape, generator=self.luck, device=hyper.device)
             size = policy.chosen["noise"] * hyper.square().mean(1, keepdim=True).sqrt()
-            columns = policy.effect(context, hyper + size * noise, policy.slots)
+            columns = policy.tried(context, hyper + size * noise, policy.slots, policy.critic)
         dice = torch.rand(len(context), 1, generator=self.luck, device=self.device) < rate
         return torch.where(dice, random, columns)
 
@@ -158,7 +191,8 @@ class HAC(LatentOffPolicy):
         """Return y: what the critics' values of the shown slates should be."""
         policy, follow = self.policy, batch.follow
         with torch.no_grad():
-            after = policy.effect(follow, policy.hyper(follow, policy.actor_target), policy.slots)
+            hyper = policy.hyper(follow, policy.actor_target)
+            after = policy.tried(follow, hyper, policy.slots, policy.critic_target)
             later = policy.value(policy.critic_target, follow, policy.inverse(follow, after)).amin(1)
             return td_target(batch.reward, later, batch.terminated, batch.discount)
 
@@ -182,7 +216,7 @@ class HAC(LatentOffPolicy):
         direction = functional.normalize(hyper, dim=1, eps=TINY)
         worth = policy.critic(state, direction.unsqueeze(1))[:, 0]
         size = worth.detach().abs().mean().clamp(min=1)
-        back = policy.inverse(context, policy.effect(context, hyper, policy.slots)).detach()
+        back = policy.inverse(context, policy.tried(context, hyper, policy.slots, policy.critic)).detach()
         shown = policy.critic(state, policy.inverse(context, batch.columns).unsqueeze(1))
         logits = policy.click_logits(context, hyper, batch.columns)
         return {

@@ -50,8 +50,8 @@ class Trial:
 # the end of the chain (ent_coef, explore).
 FAMILIES: dict[type, tuple[dict[str, Any], dict[str, Any]]] = {
     SlateOnPolicy: (
-        {"steps": 500, "gamma": 0.0, "learning_rate": 6e-3, "n_steps": 10, "ent_coef": 0.02},
-        {"steps": 2000, "gamma": 0.95, "learning_rate": 3e-3, "n_steps": 20, "ent_coef": 0.1},
+        {"steps": 1000, "gamma": 0.0, "learning_rate": 3e-3, "n_steps": 10, "ent_coef": 0.3},
+        {"steps": 2000, "gamma": 0.95, "learning_rate": 3e-3, "n_steps": 20, "ent_coef": 0.2},
     ),
     SlateOffPolicy: (
         {"steps": 150, "gamma": 0.0, "learning_rate": 3e-3, "learning_starts": 1000}
@@ -67,6 +67,8 @@ GIVEN: dict[str, Any] = {"options": {"items": "features"}}
 
 # What an agent has beside its family's.
 OWN: dict[tuple[str, str], dict[str, Any]] = {
+    # An item's value is what a whole slate brings: the nearer the horizon, the less of others is in it.
+    ("dqn", "boredom_trap"): {"steps": 1600, "gamma": 0.8},
     # Four passes over a roll-out: it needs a third of the steps.
     **{("ppo", world): {"steps": 120, "learning_rate": 1e-2} for world in NEAR},
     **{("ppo", world): {"steps": 500, "learning_rate": 1e-2} for world in FAR},
@@ -78,20 +80,23 @@ OWN: dict[tuple[str, str], dict[str, Any]] = {
     ("wolpertinger", "best_slate"): MOVING | {"steps": 300},
     ("sac_topk", "delayed_chain"): MOVING
     | GIVEN
-    | {"steps": 1200, "gamma": 0.95, "explore": (1.0, 0.05, 0.5)},
+    | {"steps": 1200, "gamma": 0.95, "explore": (1.0, 0.2, 0.8)},
     ("wolpertinger", "delayed_chain"): MOVING | GIVEN | {"steps": 600},
     ("sac_topk", "boredom_trap"): MOVING | GIVEN | {"steps": 600},
     # They act in a latent space, which they learn too: GeMS by a VAE, on slates shown before it acts.
     ("hac", "best_slate"): MOVING | {"steps": 600},
     ("hac", "delayed_chain"): MOVING | {"steps": 1200, "gamma": 0.95, "explore": (1.0, 0.05, 0.8)},
-    ("hac", "boredom_trap"): MOVING | {"steps": 1200, "gamma": 0.95, "learning_rate": 1e-3},
-    ("gems", "best_item"): MOVING | {"steps": 300},
-    ("gems", "best_slate"): MOVING | {"steps": 800},
+    # Slates that are good lie apart: the way from two favourites to two others leads through worse ones.
+    ("hac", "boredom_trap"): MOVING | {"options": {"tries": 16, "align": 1.0}},
+    ("gems", "best_item"): MOVING | {"steps": 600},
+    ("gems", "best_slate"): MOVING | {"steps": 1200},
     **{("gems", w): MOVING | {"steps": 1200, "gamma": 0.95, "explore": (1.0, 0.05, 0.8)} for w in FAR},
     # Slot by slot it stays with two favourites: to swap one of them bores as much, and earns less now.
     ("wolpertinger", "boredom_trap"): MOVING
     | {"steps": 600, "options": {"items": "features", "search": "slates"}},
     **{(name, "best_item"): {"users": 60} for name in ("neural_ts", "learned", "retrieve_rank")},
+    # At its default it is all but greedy, and some seeds never see what a kind of user likes.
+    **{("linucb", world): {"alpha": 0.5} for world in NEAR},
     # The bounds of the papers are still wide after 8,000 slates, and what is acted by is the bound.
     **{("pbm_ucb", world): {"exploration": 0.1} for world in NEAR},
     # Several items of a slate are clicked here, where SlateQ as published knows one choice.
@@ -104,7 +109,7 @@ LESS = {"gems": 0.8}
 """… less where a VAE's decoder limits which slates can be shown at all."""
 BLIND = (Counting, BernoulliTS)
 """Agents that do not see the user: their gap ends at the best fixed slate, in which they must reach …"""
-BLIND_LEAST = 0.8
+BLIND_LEAST = 0.75
 """… so much: cascade_ucb takes position-based clicks for a cascade's, which costs it a little."""
 MYOPIC = (Bandit, ClickRanker, RetrieveRank)
 """Agents that learn what is clicked now: the far worlds are out of their reach."""
@@ -115,17 +120,12 @@ def reach(name: str) -> tuple[str, ...]:
     return NEAR if issubclass(part("agent", name), MYOPIC) else NEAR + FAR
 
 
-UNSTEADY = {("hac", world): "solved with some settings, and missed after small changes" for world in FAR}
-"""What is run and shown in the table, but not held."""
-
-
 def marks(name: str, world: str) -> list[pytest.MarkDecorator]:
-    """Return the marks: slow but in the first world (a VAE there too), free to fail if unsteady."""
-    slow = [] if world == "best_item" and name != "gems" else [pytest.mark.slow]
-    why = UNSTEADY.get((name, world))
-    return slow if why is None else [*slow, pytest.mark.xfail(reason=why, strict=False)]
+    """Return the marks: slow but in the first world (a VAE there too)."""
+    return [] if world == "best_item" and name != "gems" else [pytest.mark.slow]
 
 
+SEEDS = [1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (2, 3))]
 PAIRS = [
     pytest.param(name, world, marks=marks(name, world), id=f"{name}-{world}")
     for name in names("agent")
@@ -225,10 +225,11 @@ def test_each_world_asks_for_what_it_says() -> None:
     assert slates.share(slates.value(slates.one(choice))) < 0.8  # the right items, the best one last
 
 
+@pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize(("name", "of"), PAIRS)
-def test_it_learns(name: str, of: str) -> None:
+def test_it_learns(name: str, of: str, seed: int) -> None:
     world = WORLDS[of]()
-    agent = learned(name, world, trial_of(name, of))
+    agent = learned(name, world, trial_of(name, of), seed)
     if isinstance(agent, BLIND):
         assert blind_share(agent, world) >= BLIND_LEAST, (name, of)
         assert share(agent, world).high < 0.5  # it does not see the user
@@ -253,18 +254,18 @@ def test_the_myopic_miss_what_comes_later(name: str, of: str) -> None:
 
 
 def table(chosen: list[str]) -> None:
-    """Print a row for each agent: its share of the gap, the 95 % interval, and CPU seconds of learning."""
+    """Print a row for each agent: the least share of three seeds, its 95 % interval, CPU seconds of a run."""
     torch.set_num_threads(1)
     for name in chosen or names("agent"):
         cells = []
         for of, make in WORLDS.items():
             world, start = make(), process_time()
-            agent = learned(name, world, trial_of(name, of))
-            spent = process_time() - start
-            x = share(agent, world)
+            agents = [learned(name, world, trial_of(name, of), seed) for seed in (1, 2, 3)]
+            spent = (process_time() - start) / 3
+            x = min((share(agent, world) for agent in agents), key=lambda x: x.mean)
             cells.append(f"{x.mean:.2f} ({x.low:.2f} … {x.high:.2f}), {spent:.1f} s")
-            if isinstance(agent, BLIND) and of in NEAR:
-                cells[-1] += f"; {blind_share(agent, world):.2f} of fixed"
+            if isinstance(agents[0], BLIND) and of in NEAR:
+                cells[-1] += f"; {min(blind_share(agent, world) for agent in agents):.2f} of fixed"
         print(f"| {name} | {' | '.join(cells)} |", flush=True)
 
 

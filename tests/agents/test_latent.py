@@ -272,6 +272,29 @@ def test_hac_s_targets_are_their_formula() -> None:
     torch.testing.assert_close(model.goal(batch), torch.stack(goals), rtol=1e-4, atol=1e-5)
 
 
+def test_hac_s_tries_take_the_slate_that_the_critics_value_most() -> None:
+    model = stirred(learner(HAC, options={"tries": 6}))
+    policy, context = model.policy, drawn(30, 9, wide=width(model))
+    with torch.no_grad():
+        hyper = policy.hyper(context)
+        size = hyper.norm(dim=1, keepdim=True) / hyper.shape[1] ** 0.5
+        ways = [torch.zeros_like(policy.aside[0]), *policy.aside]
+        slates = torch.stack([policy.effect(context, hyper + size * way, 3) for way in ways])
+        worth = torch.stack([
+            policy.value(policy.critic, context, policy.inverse(context, s)).amin(1) for s in slates
+        ])  # fmt: skip
+        want = slates[worth.argmax(0), torch.arange(30)]
+        found = policy.tried(context, hyper, 3, policy.critic)
+    assert len(policy.aside) == 5
+    assert torch.equal(policy.inverse(context, found), policy.inverse(context, want))
+    assert not torch.equal(found, slates[0])
+    assert torch.equal(policy.distribution(context, 3).mode(), found)
+    plain = stirred(learner(HAC)).policy
+    with torch.no_grad():
+        hyper = plain.hyper(context)
+        assert torch.equal(plain.tried(context, hyper, 3, plain.critic), plain.effect(context, hyper, 3))
+
+
 def test_gems_targets_are_their_formula() -> None:
     model = stirred(learner(GeMS), 0.05)
     batch, policy = ended(model), model.policy
@@ -485,6 +508,8 @@ def test_it_learns_the_best_slate(name: str) -> None:
         (HAC, {"noize": 1}, "HACPolicy has no option noize; did you mean noise"),
         (HAC, {"align": -1}, "align is a number and at least 0, not -1"),
         (HAC, {"clicks": "many"}, "clicks is a number and at least 0, not many"),
+        (HAC, {"tries": 0}, "tries is a number and at least 1, not 0"),
+        (HAC, {"tries": 1.5}, "tries is a whole number, not 1.5"),
         (HAC, {"noise": math.inf}, "noise is a number and at least 0, not inf"),
         (GeMS, {"betta": 1}, "GeMSPolicy has no option betta; did you mean beta"),
         (GeMS, {"latent": 0}, "latent is a number and at least 1, not 0"),
