@@ -215,12 +215,11 @@ class HAC(LatentOffPolicy):
         hyper = policy.hyper(context)
         direction = functional.normalize(hyper, dim=1, eps=TINY)
         worth = policy.critic(state, direction.unsqueeze(1))[:, 0]
-        size = worth.detach().abs().mean().clamp(min=1)
         back = policy.inverse(context, policy.tried(context, hyper, policy.slots, policy.critic)).detach()
         shown = policy.critic(state, policy.inverse(context, batch.columns).unsqueeze(1))
         logits = policy.click_logits(context, hyper, batch.columns)
         return {
-            "actor_loss": -worth.mean() / size,
+            "actor_loss": -worth.mean(),
             "align_loss": 0.5 * (direction - back).square().sum(1).mean(),
             "click_loss": functional.binary_cross_entropy_with_logits(logits, (batch.click > 0).float()),
             "item_loss": 0.5 * (shown - goal.unsqueeze(1)).square().sum(1).mean(),

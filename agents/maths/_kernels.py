@@ -4,7 +4,7 @@ A row of 1,000 candidates fits the first-level cache, so all that is asked of it
 is read. Tensor operations would go over the whole table for every step. What is here is for logits in single
 precision on a CPU; `agents.maths.plackett_luce` says when it is used, and works by tensors elsewhere.
 
-Compiled code is kept in `__pycache__` between runs.
+Compiled code is kept in `__pycache__` between runs, or in the user's cache where that may not be written to.
 """
 
 import os
@@ -19,8 +19,21 @@ import torch
 from numba import njit
 from torch import Tensor
 
-kernel: Any = partial(njit, cache=True, nogil=True, error_model="numpy")
-inline: Any = partial(kernel, inline="always")
+
+def kernel(**options: Any) -> Callable[[Any], Any]:
+    """Return a decorator that compiles a function when it is first called, and keeps the code if it can."""
+    options = {"nogil": True, "error_model": "numpy", **options}
+
+    def compiled(function: Any) -> Any:
+        try:
+            return njit(cache=True, **options)(function)
+        except RuntimeError:  # neither this folder nor the user's may be written to
+            return njit(**options)(function)
+
+    return compiled
+
+
+inline = partial(kernel, inline="always")
 
 # Sums may be made in any order. Nothing may be rearranged in the exponential: it rounds on purpose.
 ANY_ORDER = {"reassoc", "nsz", "contract", "nnan"}

@@ -182,6 +182,7 @@ def best_slates(
     index = np.full(8 * groups, -np.inf, odds.dtype)
     even = weight[0] == weight[slots - 1]  # only which items they are matters
     settled = even and exactly
+    kept, many = np.empty(slots, np.int64), 0
     for r in range(begin, end):
         v, q, shown = odds[r], value[r], None if mask is None else mask[r]
         rate, low = guessed(v, q, shown, null_odds[r], null_value[r], slots)
@@ -200,9 +201,13 @@ def best_slates(
             if not even:
                 rescored(v, q, rate, score, item, have, True)
             best[r] = raised(v, weight, rate, score, item, have, exactly, null_odds[r], null_value[r])
-            if step and not best[r] > rate:
+            if step and not best[r] > rate:  # to rounding as good, or worse: the slate before stays
                 best[r] = rate
+                have = many
+                item[:have] = kept[:have]
                 break
+            many = have
+            kept[:have] = item[:have]
         rescored(v, q, best[r], score, item, have, True)
         for k in range(slots):
             columns[r, k] = item[k] if k < have and (exactly or score[k] > 0) else -1

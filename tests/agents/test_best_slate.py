@@ -205,6 +205,19 @@ def test_float32_is_near_float64(way: str) -> None:
     assert float((value / exact - 1).abs().max()) < 2e-6
 
 
+def test_what_is_chosen_is_worth_what_is_said_however_wide_the_odds(way: str) -> None:
+    """Odds from e^-24 to e^24, where single precision loses most: the slate is the one that has the value."""
+    luck = torch.Generator().manual_seed(0)
+    odds = (8 * torch.randn(400, 60, generator=luck)).exp()
+    value = 1e4 + 10 * torch.randn(400, 60, generator=luck)
+    null_odds, null_value = torch.rand(400, generator=luck) + 0.01, 5 * torch.randn(400, generator=luck)
+    problem = odds.double(), value.double(), null_odds.double(), null_value.double()
+    columns, best = dinkelbach(odds, value, null_odds, null_value, 5)
+    found, exact = value_of_slate(columns, *problem), dinkelbach(*problem, 5)[1]
+    assert float((found - best).abs().max()) < 0.01
+    assert float((exact - found).max()) < 10
+
+
 def test_few_steps_are_enough_and_too_few_give_a_legal_slate(way: str) -> None:
     problem = _problem(256, 1000, seed=8)
     exact = dinkelbach(*problem, 10)[1]

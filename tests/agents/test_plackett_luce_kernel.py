@@ -1,6 +1,8 @@
 """The fused Plackett–Luce kernel against enumeration, autograd and the slate distribution of the lab."""
 
 import itertools
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -392,3 +394,19 @@ def test_the_exponential_is_right_to_three_units() -> None:
     assert float((out / x.double().exp() - 1).abs().max()) < 3 * 2**-23
     _kernels.weigh((x - 160.0).numpy(), x.numpy()[0] * 0.0, out.numpy())
     assert (out[x < 79] == 0).all()
+
+
+def test_loops_work_where_compiled_code_cannot_be_kept() -> None:
+    program = """
+import torch
+from numba.core import caching
+for kind in (caching.CompileResultCacheImpl, caching.CodeLibraryCacheImpl):
+    kind._locator_classes = []
+from agents.maths._kernels import draw
+from agents.maths.plackett_luce import draw_slates
+assert type(draw._cache).__name__ == "NullCache", type(draw._cache)
+columns, log_prob = draw_slates(torch.zeros(2, 3), 2)
+assert abs(float(log_prob.sum()) - 2 * float(-torch.tensor(6.0).log())) < 1e-5
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
