@@ -141,8 +141,8 @@ class HAC(LatentOffPolicy):
     of the clicks.
 
         g_j(s, h(A)) ← y = r + γ (1 - terminated) min_j g'_j(s', h(A')),    A' = A(Z'(s')),
-        Z ← argmin -g_1(s, Z/|Z|) / S + λ_h ½ |Z/|Z| - h(A(Z))|² + λ_c BCE,
-        v ← argmin λ_c BCE + λ_v ½ Σ_j (g_j(s, h(A)) - y)²,    S = max(1, mean |g_1|),
+        Z ← argmin -g_1(s, Z/|Z|) + λ_h ½ |Z/|Z| - h(A(Z))|² + λ_c BCE,
+        v ← argmin λ_c BCE + λ_v ½ Σ_j (g_j(s, h(A)) - y)²,
         BCE of the shown slate's clicks, P(click on a_k) = σ(⟨Z, v_{a_k}⟩ + b_k).
 
     To the alignment, the second term of Z, h(A) is a constant. The critics learn from what was shown, so any

@@ -93,9 +93,8 @@ def slate_entropy_surrogate(
 
 def _slots(logits: Tensor | Product, columns: Tensor, wanted: bool) -> tuple[Tensor, Tensor]:
     """Work in single precision at least."""
+    logits = _single(logits)
     given, vectors = (logits.state, logits.vectors) if isinstance(logits, Product) else (logits, None)
-    if given.dtype in (torch.float16, torch.bfloat16):
-        given, vectors = given.float(), None if vectors is None else vectors.float()
     log_prob, entropies = _Slots.apply(given, vectors, columns, wanted)  # type: ignore[no-untyped-call]
     return log_prob, entropies
 
@@ -246,11 +245,10 @@ def gumbel_top_k(
     Raises:
         BadInput: naming the row that has fewer candidates than slots, or whose best logit is not finite.
     """
-    return (
-        draw_slates(logits, slots, generator)[0]
-        if _compiled(logits)
-        else race(_whole(logits), slots, generator)
-    )
+    logits = _single(logits)
+    if _compiled(logits):
+        return drawn(Table.of(logits), slots, generator)[0]
+    return race(_whole(logits), slots, generator)
 
 
 def random_slates(
@@ -279,6 +277,7 @@ def draw_slates(
     Raises:
         BadInput: as `gumbel_top_k`.
     """
+    logits = _single(logits)
     if _compiled(logits):
         return drawn(Table.of(logits), slots, generator)
     whole = _whole(logits)
@@ -292,3 +291,11 @@ def _compiled(logits: Tensor | Product) -> bool:
 
 def _whole(logits: Tensor | Product) -> Tensor:
     return logits.whole() if isinstance(logits, Product) else logits
+
+
+def _single(logits: Tensor | Product) -> Tensor | Product:
+    """Return half precision as single."""
+    half = (torch.float16, torch.bfloat16)
+    if isinstance(logits, Product):
+        return Product(logits.state.float(), logits.vectors.float()) if logits.state.dtype in half else logits
+    return logits.float() if logits.dtype in half else logits

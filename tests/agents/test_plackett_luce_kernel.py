@@ -164,6 +164,14 @@ def test_half_precision_logits_are_worked_off_in_single() -> None:
     logits = _logits(4, 30).bfloat16()
     columns = gumbel_top_k(logits.float(), 3)
     torch.testing.assert_close(slot_log_probs(logits, columns)[0], _slow(logits.float(), columns)[0])
+    product = _factors(4, 30)
+    half = Product(product.state.bfloat16(), product.vectors.bfloat16())
+    single = Product(half.state.float(), half.vectors.float())
+    for one, other in ((logits, logits.float()), (half, single)):
+        found, want = (draw_slates(x, 3, torch.Generator().manual_seed(1)) for x in (one, other))
+        assert torch.equal(found[0], want[0])
+        assert torch.equal(found[1], want[1])
+        assert torch.equal(gumbel_top_k(one, 3, torch.Generator().manual_seed(1)), want[0])
 
 
 def _key(columns: Tensor) -> Tensor:
