@@ -353,6 +353,25 @@ def test_each_term_of_hac_s_actor_moves_only_its_own() -> None:
     )
 
 
+def test_how_high_the_values_are_is_nothing_to_hac_s_actor() -> None:
+    """Only how slates differ moves Z: a long horizon lifts all values, and must not drown what they tell."""
+    model = stirred(learner(HAC))
+    policy, batch = model.policy, ended(model)
+    wanted = list(policy.actor.user_tower.parameters())
+
+    def pull() -> list[Tensor]:
+        found: Any = model.actor_losses(batch, model.goal(batch))["actor_loss"]
+        return list(torch.autograd.grad(found, wanted, allow_unused=True))
+
+    before = pull()
+    with torch.no_grad():
+        for tail in policy.critic.twins:
+            tail[-1].bias += 1000.0
+    assert max(float(g.abs().max()) for g in before) > 1e-3
+    for mine, theirs in zip(pull(), before, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-6)
+
+
 def moved(before: dict[str, Tensor], model: Any) -> set[str]:
     return {k.split(".")[0] for k, v in model.policy.state_dict().items() if not torch.equal(v, before[k])}
 
