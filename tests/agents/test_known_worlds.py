@@ -84,7 +84,8 @@ OWN: dict[tuple[str, str], dict[str, Any]] = {
     ("wolpertinger", "delayed_chain"): MOVING | GIVEN | {"steps": 600},
     ("sac_topk", "boredom_trap"): MOVING | GIVEN | {"steps": 600},
     # They act in a latent space, which they learn too: GeMS by a VAE, on slates shown before it acts.
-    ("hac", "best_item"): {"steps": 300, "options": {"tries": 4}},
+    # What is hardly shown falls together with what is not clicked: uniform slates for longer.
+    ("hac", "best_item"): {"steps": 300, "explore": (1.0, 0.05, 0.8), "options": {"tries": 4}},
     ("hac", "best_slate"): MOVING | {"steps": 600},
     ("hac", "delayed_chain"): MOVING | {"steps": 1200, "gamma": 0.95, "explore": (1.0, 0.05, 0.8)},
     # Slates that are good lie apart: the way from two favourites to two others leads through worse ones.
