@@ -64,6 +64,8 @@ FAMILIES: dict[type, tuple[dict[str, Any], dict[str, Any]]] = {
 
 MOVING: dict[str, Any] = {"tau": 0.05, "target_every": 1}
 GIVEN: dict[str, Any] = {"options": {"items": "features"}}
+# Where slates differ by little, a critic of a latent space must be exact to tell the best one.
+FINE: dict[str, Any] = {"gradient_steps": 2, "final_learning_rate": 3e-4}
 
 # What an agent has beside its family's.
 OWN: dict[tuple[str, str], dict[str, Any]] = {
@@ -86,13 +88,14 @@ OWN: dict[tuple[str, str], dict[str, Any]] = {
     # They act in a latent space, which they learn too: GeMS by a VAE, on slates shown before it acts.
     # What is hardly shown falls together with what is not clicked: uniform slates for longer.
     ("hac", "best_item"): {"steps": 300, "explore": (1.0, 0.05, 0.8), "options": {"tries": 4}},
-    ("hac", "best_slate"): MOVING | {"steps": 600},
+    ("hac", "best_slate"): MOVING | {"steps": 600, "final_learning_rate": 3e-4},
     ("hac", "delayed_chain"): MOVING | {"steps": 1200, "gamma": 0.95, "explore": (1.0, 0.05, 0.8)},
     # Slates that are good lie apart: the way from two favourites to two others leads through worse ones.
     ("hac", "boredom_trap"): MOVING | {"options": {"tries": 16, "align": 1.0}},
     ("gems", "best_item"): MOVING | {"steps": 600},
-    ("gems", "best_slate"): MOVING | {"steps": 1200},
-    **{("gems", w): MOVING | {"steps": 1200, "gamma": 0.95, "explore": (1.0, 0.05, 0.8)} for w in FAR},
+    ("gems", "best_slate"): MOVING | FINE | {"steps": 1200},
+    ("gems", "delayed_chain"): MOVING | {"steps": 1200, "gamma": 0.95, "explore": (1.0, 0.05, 0.8)},
+    ("gems", "boredom_trap"): MOVING | FINE | {"steps": 1200, "gamma": 0.95, "explore": (1.0, 0.05, 0.8)},
     # Slot by slot it stays with two favourites: to swap one of them bores as much, and earns less now.
     ("wolpertinger", "boredom_trap"): MOVING
     | {"steps": 600, "options": {"items": "features", "search": "slates"}},
@@ -106,9 +109,7 @@ OWN: dict[tuple[str, str], dict[str, Any]] = {
 }
 
 LEAST = 0.9
-"""The share of the gap that the lower end of the 95 % interval must reach; …"""
-LESS = {"gems": 0.8}
-"""… less where a VAE's decoder limits which slates can be shown at all."""
+"""The share of the gap that the lower end of the 95 % interval must reach."""
 BLIND = (Counting, BernoulliTS)
 """Agents that do not see the user: their gap ends at the best fixed slate, in which they must reach …"""
 BLIND_LEAST = 0.75
@@ -237,7 +238,7 @@ def test_it_learns(name: str, of: str, seed: int) -> None:
         assert share(agent, world).high < 0.5  # it does not see the user
         return
     reached = share(agent, world)
-    assert reached.low >= LESS.get(name, LEAST), (name, of, reached)
+    assert reached.low >= LEAST, (name, of, reached)
 
 
 @pytest.mark.parametrize(
